@@ -1,0 +1,186 @@
+import type { OutputChunk } from '../core/ports/engine.ts';
+import type { LedgerRecord } from '../core/ports/record.ts';
+import type { Bound, Breach, Outcome, Rung, Usage } from '../core/outcome.ts';
+
+/**
+ * What the daemon offers over its socket, as plain functions: the API server turns requests into these calls, and the
+ * contract table (`contract.ts`) gives each its method, path and validation. Every failure is a RingfenceError.
+ */
+export type Service = {
+  health(): Health;
+  /** Admits, and unless `attach` is set launches at once. With `attach` the launch waits for `attach` (10 s at most). */
+  launch(request: LaunchRequest, caller: Caller): Promise<RunView>;
+  /** Starts the run that waits for it and hands over its terminal or pipes. Once per run. */
+  attach(runId: string, caller: Caller): Promise<RunStreams>;
+  list(options: { readonly all: boolean }): Promise<readonly RunView[]>;
+  /** `run` is a run id, a unique prefix of one, or a profile name with exactly one run alive. */
+  inspect(run: string): Promise<RunDetail>;
+  /** Resolves when the run is over and cleaned up. */
+  wait(run: string, signal: AbortSignal): Promise<Outcome>;
+  stop(run: string, caller: Caller): Promise<void>;
+  kill(run: string, caller: Caller): Promise<void>;
+  logs(run: string, options: LogsRequest, signal: AbortSignal): AsyncIterable<OutputChunk>;
+  events(options: EventsRequest, signal: AbortSignal): AsyncIterable<LedgerRecord>;
+  incidents(): Promise<readonly IncidentSummary[]>;
+  incident(id: string): Promise<Incident>;
+  /** For a run or an incident: why it ended or was denied, and what to change in the profile. */
+  why(reference: string): Promise<Explanation>;
+  release(profile: string, caller: Caller): Promise<void>;
+  doctor(): Promise<DoctorReport>;
+  gc(caller: Caller): Promise<{ readonly removed: readonly string[] }>;
+};
+
+/** From the peer credentials of the socket, never from what the client says. */
+export type Caller = { readonly uid: number; readonly gid: number; readonly pid: number };
+
+export type Health = {
+  readonly version: string;
+  readonly pid: number;
+  readonly startedAt: string;
+  readonly runs: number;
+  readonly ledger: { readonly seq: number; readonly hash: string; readonly failure: string | null };
+};
+
+/** `text` proves that the caller can read the file; the daemon reads the file itself and compares. */
+export type LaunchRequest = {
+  readonly profilePath: string;
+  readonly profileText: string;
+  readonly command: readonly string[] | null;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly attach: boolean;
+  readonly tty: boolean;
+  readonly stdin: boolean;
+};
+
+export type RunStreams = {
+  /** Agent output as it comes, then nothing more. */
+  readonly output: AsyncIterable<OutputChunk>;
+  write(bytes: Uint8Array): Promise<void>;
+  endInput(): void;
+  resize(size: { readonly columns: number; readonly rows: number }): Promise<void>;
+  /** SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 or SIGWINCH for the agent's first process. */
+  signal(name: string): Promise<void>;
+  readonly outcome: Promise<Outcome>;
+};
+
+export type RunPhase = 'waiting' | 'preparing' | 'running' | 'ending' | 'cleaning' | 'over';
+
+export type RunView = {
+  readonly runId: string;
+  readonly profile: string;
+  readonly phase: RunPhase;
+  readonly admittedAt: string;
+  readonly startedAt: string | null;
+  readonly usage: Usage;
+  readonly bounds: readonly Bound[];
+  readonly outcome: Outcome | null;
+  readonly labels: Readonly<Record<string, string>>;
+};
+
+export type RunDetail = RunView & {
+  readonly owner: string;
+  readonly profileDigest: string;
+  readonly profilePath: string;
+  readonly image: string;
+  readonly imageDigest: string | null;
+  readonly command: readonly string[];
+  readonly containerId: string | null;
+  readonly address: string | null;
+  readonly network: string | null;
+  readonly cgroups: readonly string[];
+  readonly pid: number | null;
+  readonly egress: readonly string[];
+  readonly denialsByDestination: readonly { readonly destination: string; readonly count: number }[];
+  readonly launchedBy: Caller;
+};
+
+export type LogsRequest = { readonly follow: boolean; readonly tailLines: number | null };
+
+export type EventsRequest = { readonly follow: boolean; readonly sinceMs: number | null; readonly run: string | null };
+
+export type IncidentSummary = {
+  readonly id: string;
+  readonly at: string;
+  readonly profile: string;
+  readonly runId: string;
+  readonly reason: string;
+  readonly rule: string;
+  readonly severity: Severity;
+  readonly summary: string;
+  readonly quarantined: boolean;
+};
+
+export type Severity = 'low' | 'medium' | 'high' | 'critical';
+
+/** DESIGN §9. Built by `report/` from the run and its ledger records; the webhook carries it whole. */
+export type Incident = {
+  readonly id: string;
+  readonly host: string;
+  readonly version: string;
+  readonly subject: {
+    readonly profile: string;
+    readonly runId: string;
+    readonly profileDigest: string;
+    readonly imageDigest: string | null;
+    readonly owner: string;
+    readonly labels: Readonly<Record<string, string>>;
+    readonly launchedBy: Caller;
+  };
+  readonly what: {
+    readonly reason: string;
+    readonly rule: string;
+    readonly summary: string;
+    readonly explanation: string;
+    readonly severity: Severity;
+  };
+  readonly evidence: {
+    readonly breach: Breach;
+    /** Further breaches of the same run seen before it was dead. */
+    readonly alsoBreached: readonly Breach[];
+    readonly process: ProcessEvidence | null;
+    readonly usage: Usage;
+    readonly usageBefore: Usage | null;
+    readonly bounds: readonly Bound[];
+    readonly lastDenials: readonly Breach['denial'][];
+    readonly topProcesses: readonly ProcessEvidence[];
+  };
+  readonly action: { readonly asked: string; readonly taken: string; readonly signal: string | null; readonly survivors: number };
+  readonly times: {
+    readonly detectedAt: string;
+    readonly signalledAt: string | null;
+    readonly emptyAt: string | null;
+    readonly detectedToEmptyMs: number | null;
+  };
+  readonly context: { readonly earlierIncidents: number; readonly quarantined: boolean };
+  readonly trust: { readonly fromSeq: number; readonly toSeq: number; readonly hash: string };
+  readonly cure: string;
+};
+
+export type ProcessEvidence = {
+  readonly pid: number;
+  readonly executable: string;
+  readonly argv: readonly string[];
+  readonly parents: readonly string[];
+  readonly cpuMs: number;
+};
+
+export type Explanation = {
+  readonly subject: string;
+  readonly headline: string;
+  readonly rule: string | null;
+  readonly evidence: readonly string[];
+  readonly change: readonly string[];
+};
+
+export type DoctorReport = {
+  readonly ok: boolean;
+  readonly checks: readonly DoctorCheck[];
+};
+
+export type DoctorCheck = {
+  readonly name: string;
+  readonly state: 'ok' | 'degraded' | 'missing';
+  readonly rung: Rung | null;
+  readonly evidence: string;
+  readonly fix: string | null;
+};

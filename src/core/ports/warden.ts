@@ -1,0 +1,64 @@
+import type { Action, Breach, Denial, EndTimes, Reason, Usage } from '../outcome.ts';
+
+/**
+ * The warden is the kill path: a process of its own that reads kept-open cgroup files and the denied-packet feed in a
+ * synchronous loop, decides by the same pure policy as everybody else, cuts the network and kills, and only then tells.
+ * These are the messages over its pipe, one JSON value a line.
+ */
+export type WardenRequest =
+  | { readonly kind: 'watch'; readonly watch: WatchPlan }
+  /** The container runs: open the pidfd and the files of its own cgroup. `cgroupPaths` by controller, absolute. */
+  | { readonly kind: 'started'; readonly runId: string; readonly pid: number; readonly leafPaths: CgroupPaths; readonly startedAtBootMs: number }
+  | { readonly kind: 'kill'; readonly runId: string; readonly reason: Reason }
+  /** SIGTERM to the first process now, SIGKILL to all after the grace. */
+  | { readonly kind: 'stop'; readonly runId: string; readonly reason: Reason; readonly graceMs: number }
+  | { readonly kind: 'sample'; readonly runId: string }
+  | { readonly kind: 'unwatch'; readonly runId: string };
+
+export type WatchPlan = {
+  readonly runId: string;
+  /** The source address of the run: what identifies it in the denied-packet feed. */
+  readonly address: string;
+  readonly bridge: string;
+  readonly subnet: string;
+  /** The cgroup made for the run before the container: its counters outlive the container. */
+  readonly parentPaths: CgroupPaths;
+  readonly budgets: readonly BudgetPlan[];
+  readonly graceMs: number;
+  readonly warnAt: readonly number[];
+};
+
+/** Absolute directories; on cgroup v2 every key is the same one. `unified` is null where there is no v2 hierarchy. */
+export type CgroupPaths = {
+  readonly cpu: string;
+  readonly memory: string;
+  readonly pids: string;
+  readonly unified: string | null;
+};
+
+export type BudgetPlan =
+  | { readonly budget: 'wall' | 'cpu'; readonly limitMs: number; readonly action: Action }
+  | { readonly budget: 'egress'; readonly limitBytes: number; readonly action: Action }
+  | { readonly budget: 'denials'; readonly count: number; readonly windowMs: number | null; readonly action: Action };
+
+export type WardenReport =
+  | { readonly kind: 'ready'; readonly killRung: 'cgroup.kill' | 'pidfd'; readonly feed: boolean }
+  | { readonly kind: 'watching'; readonly runId: string }
+  | { readonly kind: 'refused'; readonly runId: string; readonly message: string }
+  | { readonly kind: 'sampled'; readonly runId: string; readonly usage: Usage }
+  | { readonly kind: 'warned'; readonly runId: string; readonly rule: string; readonly measured: number; readonly limit: number; readonly unit: string; readonly fraction: number }
+  /** `suppressed`: further denials since the last report that the kernel or we did not report one by one. */
+  | { readonly kind: 'denied'; readonly runId: string; readonly denial: Denial; readonly suppressed: number }
+  | { readonly kind: 'breached'; readonly runId: string; readonly breach: Breach; readonly usage: Usage; readonly times: EndTimes }
+  /** The cgroup of the run is empty. Sent once; final counters, read before they could vanish. */
+  | { readonly kind: 'emptied'; readonly runId: string; readonly usage: Usage; readonly times: EndTimes; readonly breach: Breach | null }
+  /** SIGKILL was sent and the cgroup is still not empty after the deadline: cut off and reported, not retried. */
+  | { readonly kind: 'undead'; readonly runId: string; readonly pids: readonly number[] }
+  | { readonly kind: 'late'; readonly lateMs: number };
+
+export type Warden = {
+  send(request: WardenRequest): void;
+  /** Resolves with the answer to `watch`; rejects METER_FAILED when a counter cannot be opened. */
+  watch(plan: WatchPlan): Promise<void>;
+  sample(runId: string): Promise<Usage>;
+};
