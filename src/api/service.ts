@@ -144,7 +144,12 @@ export type Incident = {
     readonly lastDenials: readonly Breach['denial'][];
     readonly topProcesses: readonly ProcessEvidence[];
   };
-  readonly action: { readonly asked: string; readonly taken: string; readonly signal: string | null; readonly survivors: number };
+  readonly action: {
+    readonly asked: string;
+    readonly taken: string;
+    readonly signal: string | null;
+    readonly survivors: number;
+  };
   readonly times: {
     readonly detectedAt: string;
     readonly signalledAt: string | null;

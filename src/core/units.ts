@@ -2,7 +2,9 @@
  * Sizes, times and rates as people write them. A bare number where a unit is needed is refused, because `512` has
  * meant bytes, kilobytes and megabytes in the tools that people come from.
  */
-export type ParsedQuantity = { readonly ok: true; readonly value: number } | { readonly ok: false; readonly rule: string };
+export type ParsedQuantity =
+  | { readonly ok: true; readonly value: number }
+  | { readonly ok: false; readonly rule: string };
 
 const SIZE_UNITS: Readonly<Record<string, number>> = {
   B: 1,

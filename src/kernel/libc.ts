@@ -16,8 +16,8 @@ void timespec;
 const native = {
   socket: libc.func('int socket(int domain, int type, int protocol)'),
   bind: libc.func('int bind(int fd, const void *address, unsigned int length)'),
-  send: libc.func('ssize_t send(int fd, const void *data, size_t length, int flags)'),
-  recv: libc.func('ssize_t recv(int fd, _Out_ void *data, size_t length, int flags)'),
+  send: libc.func('long send(int fd, const void *data, size_t length, int flags)'),
+  recv: libc.func('long recv(int fd, _Out_ void *data, size_t length, int flags)'),
   setsockopt: libc.func('int setsockopt(int fd, int level, int name, const void *value, unsigned int length)'),
   getsockopt: libc.func('int getsockopt(int fd, int level, int name, _Out_ void *value, _Inout_ unsigned int *length)'),
   poll: libc.func('int poll(_Inout_ rf_pollfd *entries, unsigned long count, int timeout)'),

@@ -127,7 +127,14 @@ export type ContainerFacts = {
   readonly capabilitiesDropped: readonly string[];
   readonly securityOptions: readonly string[];
   readonly appArmorProfile: string;
-  readonly namespaceModes: { readonly pid: string; readonly ipc: string; readonly uts: string; readonly user: string; readonly network: string; readonly cgroup: string };
+  readonly namespaceModes: {
+    readonly pid: string;
+    readonly ipc: string;
+    readonly uts: string;
+    readonly user: string;
+    readonly network: string;
+    readonly cgroup: string;
+  };
   readonly publishedPorts: number;
   readonly devices: number;
   readonly restartPolicy: string;
@@ -137,7 +144,13 @@ export type ContainerFacts = {
   readonly pidsMax: number;
   readonly ulimits: Readonly<Record<string, number>>;
   readonly tmpfs: Readonly<Record<string, string>>;
-  readonly mounts: readonly { readonly type: string; readonly source: string; readonly target: string; readonly readOnly: boolean; readonly propagation: string }[];
+  readonly mounts: readonly {
+    readonly type: string;
+    readonly source: string;
+    readonly target: string;
+    readonly readOnly: boolean;
+    readonly propagation: string;
+  }[];
   readonly networks: readonly { readonly name: string; readonly address: string }[];
   readonly dns: readonly string[];
   readonly logDriver: string;
@@ -166,7 +179,12 @@ export type LogOptions = { readonly follow: boolean; readonly tailLines: number 
 export type OutputChunk = { readonly stream: 'stdout' | 'stderr'; readonly bytes: Uint8Array };
 
 export type EngineEvent =
-  | { readonly kind: 'died'; readonly containerId: string; readonly exitCode: number; readonly labels: Readonly<Record<string, string>> }
+  | {
+      readonly kind: 'died';
+      readonly containerId: string;
+      readonly exitCode: number;
+      readonly labels: Readonly<Record<string, string>>;
+    }
   | { readonly kind: 'oom'; readonly containerId: string }
   | {
       /** Something somebody else did to a container: exec, restart, pause, unpause, update, rename. */

@@ -39,12 +39,25 @@ export type FencePort = { readonly port: number; readonly protocol: 'tcp' | 'udp
 
 export type FenceGrant = {
   readonly lease: FenceLease;
-  readonly names: readonly { readonly name: string; readonly wildcard: boolean; readonly ports: readonly FencePort[]; readonly text: string }[];
-  readonly addresses: readonly { readonly network: string; readonly prefixLength: number; readonly ports: readonly FencePort[] }[];
+  readonly names: readonly {
+    readonly name: string;
+    readonly wildcard: boolean;
+    readonly ports: readonly FencePort[];
+    readonly text: string;
+  }[];
+  readonly addresses: readonly {
+    readonly network: string;
+    readonly prefixLength: number;
+    readonly ports: readonly FencePort[];
+  }[];
   readonly egressBytesMax: number | null;
 };
 
-export type FenceCounters = { readonly egressBytes: number; readonly ingressBytes: number; readonly deniedPackets: number };
+export type FenceCounters = {
+  readonly egressBytes: number;
+  readonly ingressBytes: number;
+  readonly deniedPackets: number;
+};
 
 /** What the DNS gate and the packet feed report about a run that the source address identifies. */
 export type FenceDenial = { readonly address: string; readonly denial: Denial; readonly suppressed: number };

@@ -8,7 +8,13 @@ import type { Action, Breach, Denial, EndTimes, Reason, Usage } from '../outcome
 export type WardenRequest =
   | { readonly kind: 'watch'; readonly watch: WatchPlan }
   /** The container runs: open the pidfd and the files of its own cgroup. `cgroupPaths` by controller, absolute. */
-  | { readonly kind: 'started'; readonly runId: string; readonly pid: number; readonly leafPaths: CgroupPaths; readonly startedAtBootMs: number }
+  | {
+      readonly kind: 'started';
+      readonly runId: string;
+      readonly pid: number;
+      readonly leafPaths: CgroupPaths;
+      readonly startedAtBootMs: number;
+    }
   | { readonly kind: 'kill'; readonly runId: string; readonly reason: Reason }
   /** SIGTERM to the first process now, SIGKILL to all after the grace. */
   | { readonly kind: 'stop'; readonly runId: string; readonly reason: Reason; readonly graceMs: number }
@@ -46,12 +52,32 @@ export type WardenReport =
   | { readonly kind: 'watching'; readonly runId: string }
   | { readonly kind: 'refused'; readonly runId: string; readonly message: string }
   | { readonly kind: 'sampled'; readonly runId: string; readonly usage: Usage }
-  | { readonly kind: 'warned'; readonly runId: string; readonly rule: string; readonly measured: number; readonly limit: number; readonly unit: string; readonly fraction: number }
+  | {
+      readonly kind: 'warned';
+      readonly runId: string;
+      readonly rule: string;
+      readonly measured: number;
+      readonly limit: number;
+      readonly unit: string;
+      readonly fraction: number;
+    }
   /** `suppressed`: further denials since the last report that the kernel or we did not report one by one. */
   | { readonly kind: 'denied'; readonly runId: string; readonly denial: Denial; readonly suppressed: number }
-  | { readonly kind: 'breached'; readonly runId: string; readonly breach: Breach; readonly usage: Usage; readonly times: EndTimes }
+  | {
+      readonly kind: 'breached';
+      readonly runId: string;
+      readonly breach: Breach;
+      readonly usage: Usage;
+      readonly times: EndTimes;
+    }
   /** The cgroup of the run is empty. Sent once; final counters, read before they could vanish. */
-  | { readonly kind: 'emptied'; readonly runId: string; readonly usage: Usage; readonly times: EndTimes; readonly breach: Breach | null }
+  | {
+      readonly kind: 'emptied';
+      readonly runId: string;
+      readonly usage: Usage;
+      readonly times: EndTimes;
+      readonly breach: Breach | null;
+    }
   /** SIGKILL was sent and the cgroup is still not empty after the deadline: cut off and reported, not retried. */
   | { readonly kind: 'undead'; readonly runId: string; readonly pids: readonly number[] }
   | { readonly kind: 'late'; readonly lateMs: number };
