@@ -1,0 +1,110 @@
+import { readFile, stat } from 'node:fs/promises';
+import { parseDocument } from 'yaml';
+import { z } from 'zod';
+import { fail, messageOf } from '../core/errors.ts';
+
+/** The daemon's own configuration, written by root. Sinks live here: a profile can name one but never carry a URL. */
+const Sink = z.strictObject({
+  type: z.literal('webhook'),
+  url: z.url(),
+  /** Files of one `whsec_…` key each; two during a rotation. */
+  secretFiles: z.array(z.string().startsWith('/')).min(1).max(2),
+  /** Lets the sink be on a private or loopback address, and lets it speak plain HTTP there. */
+  allowPrivate: z.boolean().default(false),
+});
+
+const Config = z.strictObject({
+  engine: z.string().startsWith('unix://').optional(),
+  socket: z
+    .strictObject({
+      mode: z
+        .string()
+        .regex(/^0?[0-7]{3}$/)
+        .default('0660'),
+      group: z.string().optional(),
+    })
+    .prefault({}),
+  dns: z.strictObject({ upstreams: z.array(z.string()).min(1).max(4) }).optional(),
+  fence: z
+    .strictObject({
+      pool: z.string().default('10.213.0.0/16'),
+      gatePort: z.int().min(1024).max(65_535).default(5365),
+      nflogGroup: z.int().min(1).max(65_535).default(86),
+    })
+    .prefault({}),
+  sinks: z.record(z.string().regex(/^[a-z0-9-]{1,40}$/), Sink).default({}),
+  runsMax: z.int().min(1).max(10_000).default(512),
+});
+
+export type DaemonConfig = z.infer<typeof Config>;
+export type SinkConfig = z.infer<typeof Sink>;
+
+const CONFIG_BYTES_MAX = 256 * 1024;
+
+/** Reads and checks the file. A file that is not there is an error only when somebody named it. */
+export async function loadConfig(path: string, options: { readonly required: boolean }): Promise<DaemonConfig> {
+  const text = await readConfigText(path, options);
+  const document = parseDocument(text ?? '{}', { uniqueKeys: true, strict: true, maxAliasCount: 0 } as Parameters<
+    typeof parseDocument
+  >[1]);
+  const [first] = document.errors;
+  if (first !== undefined) {
+    const place = first.linePos?.[0];
+    throw fail('CONFIG_INVALID', {
+      detail: `${path}:${place?.line ?? 1}:${place?.col ?? 1} ${first.message.split('\n')[0] ?? ''}`,
+    });
+  }
+  const parsed = Config.safeParse(document.toJS() ?? {});
+  if (!parsed.success) {
+    const issues = parsed.error.issues.map((issue) => `${path}: ${issue.path.join('.') || 'file'}: ${issue.message}`);
+    throw fail('CONFIG_INVALID', { detail: issues.join('\n') });
+  }
+  return parsed.data;
+}
+
+async function readConfigText(path: string, options: { readonly required: boolean }): Promise<string | null> {
+  try {
+    const facts = await stat(path);
+    if (!facts.isFile()) throw fail('CONFIG_INVALID', { detail: `${path} is not a file` });
+    if (facts.size > CONFIG_BYTES_MAX)
+      throw fail('CONFIG_INVALID', { detail: `${path} is larger than ${CONFIG_BYTES_MAX} bytes` });
+    if (facts.uid !== 0 && facts.uid !== process.getuid?.())
+      throw fail('CONFIG_INVALID', { detail: `${path} belongs to user ${facts.uid}; it must belong to root` });
+    if ((facts.mode & 0o022) !== 0)
+      throw fail('CONFIG_INVALID', {
+        detail: `${path} can be written by others (mode ${(facts.mode & 0o777).toString(8)})`,
+        hint: `chmod go-w ${path}`,
+      });
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT' && !options.required) return null;
+    if (error instanceof Error && 'errno' in error)
+      throw fail('CONFIG_INVALID', { detail: `${path}: ${messageOf(error)}` }, { cause: error });
+    throw error;
+  }
+}
+
+/** A sink's keys. A secret that others can read is no secret, so it is refused. */
+export async function readSinkKeys(name: string, sink: SinkConfig): Promise<readonly string[]> {
+  const keys: string[] = [];
+  for (const path of sink.secretFiles) {
+    const facts = await stat(path).catch((error: unknown) => {
+      throw fail('CONFIG_INVALID', { detail: `sinks.${name}: ${messageOf(error)}` }, { cause: error });
+    });
+    if ((facts.mode & 0o077) !== 0) {
+      throw fail('CONFIG_INVALID', {
+        detail: `sinks.${name}.secretFiles: ${path} can be read by others (mode ${(facts.mode & 0o777).toString(8)}); it must be 0600 or stricter`,
+        hint: `chmod 600 ${path}`,
+      });
+    }
+    const key = (await readFile(path, 'utf8')).trim();
+    if (!/^whsec_[A-Za-z0-9+/]{32,}={0,2}$/.test(key)) {
+      throw fail('CONFIG_INVALID', {
+        detail: `sinks.${name}.secretFiles: ${path} does not hold a key of the form whsec_BASE64 with at least 24 bytes`,
+        hint: `(umask 077; printf 'whsec_%s\\n' "$(head -c 32 /dev/urandom | base64 -w0)" > ${path})`,
+      });
+    }
+    keys.push(key);
+  }
+  return keys;
+}

@@ -1,0 +1,90 @@
+import type { Breach, Outcome, Reason } from '../core/outcome.ts';
+import type { RunEnd, RunState } from './state.ts';
+
+/** Endings that are an incident: something was crossed or lost, and the supervisor acted. */
+const INCIDENT_REASONS: ReadonlySet<Reason> = new Set<Reason>([
+  'oom',
+  'budget.wall',
+  'budget.cpu',
+  'budget.gpu',
+  'budget.egress',
+  'budget.ingress',
+  'budget.connections',
+  'budget.denials',
+  'limit.pids',
+  'limit.disk',
+  'limit.gpu',
+  'egress.forbidden',
+  'enforcement.mismatch',
+  'enforcement.lost',
+  'supervisor.lost',
+]);
+
+export function isIncident(reason: Reason): boolean {
+  return INCIDENT_REASONS.has(reason);
+}
+
+/**
+ * Why a run that nobody ended is over, from the kernel's counters: Docker's own flag is set without an OOM kill of the
+ * agent and missing after some (research: resources, 1.4).
+ */
+export function classifyNaturalEnd(state: RunState, at: string): RunEnd {
+  const exitCode = state.exit?.exitCode ?? null;
+  const base = { alsoBreached: [], usageAtBreach: state.usage, times: NO_TIMES, at };
+  const { limits } = state.spec;
+  if (state.usage.oomKills > 0 && exitCode !== 0) {
+    const breach = kernelBreach('oom', 'limits.memory', state.usage.memoryBytesPeak, limits.memoryBytesMax, 'bytes');
+    const detail = `the kernel ended a process of the agent because it needed more than limits.memory (${limits.memoryBytesMax} bytes)`;
+    return { ...base, reason: 'oom', rule: 'limits.memory', detail, breach };
+  }
+  if (state.usage.pidsRefusals > 0 && exitCode !== 0) {
+    const breach = kernelBreach('limit.pids', 'limits.pids', state.usage.pidsPeak, limits.pidsMax, 'processes');
+    const detail = `the kernel refused ${state.usage.pidsRefusals} new processes or threads above limits.pids (${limits.pidsMax}), and the agent gave up`;
+    return { ...base, reason: 'limit.pids', rule: 'limits.pids', detail, breach };
+  }
+  const detail =
+    exitCode === null ? 'the agent ended; its exit code is not known' : `the agent exited with code ${exitCode}`;
+  return { ...base, reason: 'exited', rule: null, detail, breach: null };
+}
+
+const NO_TIMES = { detectedMs: null, signalledMs: null, emptyMs: null };
+
+function kernelBreach(reason: Reason, rule: string, measured: number, limit: number, unit: string): Breach {
+  return { reason, rule, measured, limit, unit, action: 'kill', denial: null };
+}
+
+/** The Outcome of a run whose end, usage and exit are known. */
+export function outcomeOf(
+  state: RunState,
+  end: RunEnd,
+  options: { endedAt: string; incidentId: string | null },
+): Outcome {
+  const { detectedMs, signalledMs, emptyMs } = end.times;
+  return {
+    runId: state.runId,
+    profile: state.spec.name,
+    profileDigest: state.spec.profileDigest,
+    imageDigest: state.imageDigest,
+    reason: end.reason,
+    rule: end.rule,
+    detail: end.detail,
+    exitCode: state.exit?.exitCode ?? null,
+    signal: signalledMs === null ? null : 'SIGKILL',
+    startedAt: state.startedAt,
+    endedAt: options.endedAt,
+    usage: state.usage,
+    limits: state.bounds,
+    rungs: Object.fromEntries(state.bounds.map((bound) => [bound.path, bound.rung])),
+    detectedAt: momentOf(state, detectedMs),
+    killedAt: momentOf(state, signalledMs),
+    latencyMs:
+      detectedMs === null || emptyMs === null ? null : Math.max(0, Math.round((emptyMs - detectedMs) * 10) / 10),
+    incidentId: options.incidentId,
+  };
+}
+
+/** Milliseconds of the run's monotonic clock as UTC. */
+export function momentOf(state: RunState, sinceStartMs: number | null): string | null {
+  if (sinceStartMs === null || state.startedAt === null) return null;
+  return new Date(Date.parse(state.startedAt) + sinceStartMs).toISOString();
+}

@@ -1,0 +1,350 @@
+import { assert, assertNever } from '../core/assert.ts';
+import { messageOf, RingfenceError } from '../core/errors.ts';
+import type { Outcome } from '../core/outcome.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
+import type { Attachment, ContainerPlan } from '../core/ports/engine.ts';
+import type { FenceLease } from '../core/ports/fence.ts';
+import type { CgroupPaths, WardenReport } from '../core/ports/warden.ts';
+import type { DeadlineName, EffectFailure, RunEffect, RunEvent, Stamp } from './events.ts';
+import type { RunPorts } from './ports.ts';
+import type { Preparation, RunState } from './state.ts';
+import { containerIdOf } from './state.ts';
+import { step } from './step.ts';
+import { Teardown } from './teardown.ts';
+
+/** A run that needs more than this has gone wrong: samples and denials are dropped, anything else ends the run. */
+const QUEUE_EVENTS_MAX = 1_024;
+/** After a forced kill, how often and how long the emptiness of the cgroup is looked at. */
+const FORCE_KILL_TRIES_MAX = 40;
+const FORCE_KILL_TRY_MS = 50;
+
+/** An event without its stamp: the driver stamps what it is given. */
+export type Happening = RunEvent extends infer Event
+  ? Event extends RunEvent
+    ? Omit<Event, keyof Stamp>
+    : never
+  : never;
+
+export type DriverOptions = {
+  readonly state: RunState;
+  readonly incidentId: string;
+  readonly ports: RunPorts;
+  /** Asked for by the caller: the terminal or pipes are attached before the first instruction. */
+  readonly attach: { readonly tty: boolean; readonly stdin: boolean } | null;
+};
+
+/**
+ * Owns one run: takes events one at a time, asks `step` what follows, and performs the effects. Nothing else changes
+ * the state of a run. Effects that fail become events.
+ */
+export class Driver {
+  private current: RunState;
+  private readonly incidentId: string;
+  private readonly ports: RunPorts;
+  private readonly attachTo: DriverOptions['attach'];
+  private readonly queue: RunEvent[] = [];
+  private draining = false;
+  private readonly teardown = new Teardown();
+  private readonly timers = new Map<DeadlineName, NodeJS.Timeout>();
+  private lease: FenceLease | null = null;
+  private parentPaths: CgroupPaths | null = null;
+  private containerPlan: ContainerPlan | null = null;
+  private readonly settled = Promise.withResolvers<Outcome>();
+  private readonly attached = Promise.withResolvers<Attachment | null>();
+
+  constructor(options: DriverOptions) {
+    this.current = options.state;
+    this.incidentId = options.incidentId;
+    this.ports = options.ports;
+    this.attachTo = options.attach;
+  }
+
+  get state(): RunState {
+    return this.current;
+  }
+
+  get network(): FenceLease | null {
+    return this.lease;
+  }
+
+  get cgroupPaths(): CgroupPaths | null {
+    return this.parentPaths;
+  }
+
+  /** Resolves when the run is over and nothing of it is left. */
+  get outcome(): Promise<Outcome> {
+    return this.settled.promise;
+  }
+
+  /** The agent's terminal or pipes once the container exists; null when the run ends before that. */
+  get attachment(): Promise<Attachment | null> {
+    return this.attached.promise;
+  }
+
+  post(happening: Happening): void {
+    if (this.current.phase === 'over') return;
+    const event = { ...happening, ...this.ports.now() } as RunEvent;
+    if (this.queue.length >= QUEUE_EVENTS_MAX) {
+      if (event.kind === 'sampled' || event.kind === 'denied') return;
+      this.queue.length = 0;
+      const detail = `more than ${QUEUE_EVENTS_MAX} events were waiting (QUEUE_OVERFLOW)`;
+      this.enqueue({
+        kind: 'end-requested',
+        how: 'kill',
+        reason: 'enforcement.lost',
+        rule: 'supervisor',
+        detail,
+        ...this.ports.now(),
+      });
+    }
+    this.enqueue(event);
+    this.drain();
+  }
+
+  private enqueue(event: RunEvent): void {
+    // Kernel and container events outrank requests: a breach that waits behind a `stop` must still be the reason.
+    if (event.kind === 'end-requested' || event.kind === 'launch') this.queue.push(event);
+    else {
+      const firstRequest = this.queue.findIndex((each) => each.kind === 'end-requested' || each.kind === 'launch');
+      if (firstRequest === -1) this.queue.push(event);
+      else this.queue.splice(firstRequest, 0, event);
+    }
+  }
+
+  private drain(): void {
+    if (this.draining) return;
+    this.draining = true;
+    try {
+      for (let event = this.queue.shift(); event !== undefined; event = this.queue.shift()) {
+        const next = step(this.current, event, this.incidentId);
+        this.current = next.state;
+        for (const effect of next.effects) this.perform(effect);
+      }
+    } finally {
+      this.draining = false;
+    }
+  }
+
+  /** What the warden says of this run, as events. */
+  receive(report: WardenReport): void {
+    switch (report.kind) {
+      case 'sampled':
+        return this.post({ kind: 'sampled', usage: report.usage });
+      case 'denied':
+        return this.post({ kind: 'denied', denial: report.denial, suppressed: report.suppressed });
+      case 'warned': {
+        const { rule, measured, limit, unit, fraction } = report;
+        return this.post({ kind: 'warned', rule, measured, limit, unit, fraction });
+      }
+      case 'breached':
+        return this.post({ kind: 'breached', breach: report.breach, usage: report.usage, times: report.times });
+      case 'emptied':
+        return this.post({ kind: 'emptied', usage: report.usage, times: report.times, breach: report.breach });
+      case 'undead':
+        return this.post({ kind: 'undead', pids: report.pids });
+      case 'ready':
+      case 'watching':
+      case 'refused':
+      case 'late':
+        return undefined;
+      default:
+        return assertNever(report);
+    }
+  }
+
+  private perform(effect: RunEffect): void {
+    const work = this.begin(effect);
+    if (work === null) return;
+    work.catch((error: unknown) =>
+      this.post({ kind: 'effect-failed', effect: effect.kind, failure: failureOf(error, effect) }),
+    );
+  }
+
+  private begin(effect: RunEffect): Promise<void> | null {
+    const { ports } = this;
+    const { runId } = this.current;
+    switch (effect.kind) {
+      case 'prepare':
+        return this.prepare(effect.preparation);
+      case 'create-container':
+        return this.createContainer();
+      case 'start-container':
+        return this.startContainer(effect.containerId);
+      case 'read-back':
+        return this.readBack(effect.containerId);
+      case 'kill':
+        return now(() => ports.warden.send({ kind: 'kill', runId, reason: effect.reason }));
+      case 'stop':
+        return now(() => ports.warden.send({ kind: 'stop', runId, reason: effect.reason, graceMs: effect.graceMs }));
+      case 'force-kill':
+        return this.forceKill();
+      case 'inspect-exit':
+        return this.inspectExit(effect.containerId);
+      case 'record':
+        // The ledger reports its own failure to the supervisor, which then refuses new launches; this run goes on.
+        ports.ledger.append(effect.draft).flushed.catch(() => undefined);
+        return null;
+      case 'open-incident':
+        ports.openIncident(this.current, this.incidentId);
+        return null;
+      case 'tear-down':
+        return this.tearDown();
+      case 'set-deadline':
+        return this.setDeadline(effect.name, effect.afterMs);
+      case 'settle':
+        this.settled.resolve(effect.outcome);
+        return null;
+      default:
+        return assertNever(effect);
+    }
+  }
+
+  private async prepare(preparation: Preparation): Promise<void> {
+    const { ports, teardown } = this;
+    const { runId } = this.current;
+    // Taken once, before anything that needs an address; taking it again returns the same one.
+    this.lease ??= ports.fence.lease(runId);
+    const { lease } = this;
+    switch (preparation) {
+      case 'cgroup':
+        teardown.add('cgroup', () => ports.cgroups.remove(runId));
+        this.parentPaths = ports.cgroups.make(runId);
+        break;
+      case 'network': {
+        const plan = ports.plans.network(lease);
+        teardown.add('network', () => ports.engine.removeNetwork(plan.name));
+        await ports.engine.createNetwork(plan);
+        break;
+      }
+      case 'fence':
+        teardown.add('fence', () => ports.fence.disarm(runId));
+        await ports.fence.arm(ports.plans.grant(lease));
+        break;
+      case 'secrets': {
+        const staged = await ports.stageSecrets();
+        teardown.add('secrets', () => staged.unstage());
+        break;
+      }
+      case 'meter':
+        assert(this.parentPaths !== null, 'the cgroup is made before the meter is opened');
+        teardown.add('meter', () => now(() => ports.warden.send({ kind: 'unwatch', runId })));
+        await ports.warden.watch(ports.plans.watch(lease, this.parentPaths));
+        break;
+      default:
+        assertNever(preparation);
+    }
+    this.post({ kind: 'prepared', preparation });
+  }
+
+  private async createContainer(): Promise<void> {
+    const { engine, plans } = this.ports;
+    assert(this.lease !== null, 'the address is leased before the container is planned');
+    const plan = plans.container(this.lease);
+    this.containerPlan = plan;
+    // By name, because the engine may have made the container although its reply was lost.
+    this.teardown.add('container', () => engine.removeContainer(plan.name));
+    const containerId = await engine.createContainer(plan);
+    if (this.attachTo !== null) {
+      const attachment = await engine.attach(containerId, this.attachTo);
+      this.teardown.add('attachment', () => now(() => attachment.close()));
+      this.attached.resolve(attachment);
+    }
+    this.post({ kind: 'container-created', containerId });
+  }
+
+  private async startContainer(containerId: string): Promise<void> {
+    const { engine, warden, cgroups } = this.ports;
+    const startedAtMs = this.ports.now().atMs;
+    await engine.startContainer(containerId);
+    const facts = await engine.inspectContainer(containerId);
+    const { pid } = facts;
+    const leafPaths = pid === null ? null : leafPathsOrNull(() => cgroups.leafPathsOf(pid));
+    if (pid !== null && leafPaths !== null) {
+      warden.send({ kind: 'started', runId: this.current.runId, pid, leafPaths, startedAtBootMs: startedAtMs });
+    }
+    this.post({ kind: 'container-started', pid, startedAt: facts.startedAt ?? this.ports.now().at });
+    if (pid === null || leafPaths === null) await this.countShortLife(containerId);
+  }
+
+  /** The agent was over before anybody could look at its processes: the counters of its parent cgroup remain. */
+  private async countShortLife(containerId: string): Promise<void> {
+    const usage = await this.ports.warden.sample(this.current.runId);
+    await this.inspectExit(containerId);
+    this.post({ kind: 'emptied', usage, times: { detectedMs: null, signalledMs: null, emptyMs: null }, breach: null });
+  }
+
+  private async readBack(containerId: string): Promise<void> {
+    assert(this.containerPlan !== null, 'only a planned container is read back');
+    const { mismatches, bounds, note } = await this.ports.readBack({ containerId, plan: this.containerPlan });
+    if (mismatches.length > 0) this.post({ kind: 'mismatched', mismatches });
+    else this.post({ kind: 'verified', bounds, note });
+  }
+
+  /** The last resort: straight to the kernel, then to the engine, then an honest count of what is left. */
+  private async forceKill(): Promise<void> {
+    const { cgroups, engine } = this.ports;
+    const containerId = containerIdOf(this.current);
+    const engineKill =
+      containerId === null ? null : engine.signalContainer(containerId, 'SIGKILL').catch(() => undefined);
+    let pids: readonly number[] = [];
+    for (let attempt = 0; attempt < FORCE_KILL_TRIES_MAX; attempt += 1) {
+      pids = this.parentPaths === null ? [] : await cgroups.killNow(this.parentPaths);
+      if (pids.length === 0) break;
+      await new Promise((resolve) => setTimeout(resolve, FORCE_KILL_TRY_MS));
+    }
+    await engineKill;
+    if (pids.length > 0) this.post({ kind: 'undead', pids });
+    else {
+      const usage = this.current.usage ?? USAGE_NONE;
+      this.post({
+        kind: 'emptied',
+        usage,
+        times: { detectedMs: null, signalledMs: null, emptyMs: null },
+        breach: null,
+      });
+    }
+  }
+
+  private async inspectExit(containerId: string): Promise<void> {
+    const facts = await this.ports.engine.inspectContainer(containerId);
+    this.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
+  }
+
+  private async tearDown(): Promise<void> {
+    for (const timer of this.timers.values()) clearTimeout(timer);
+    this.timers.clear();
+    const failures = await this.teardown.run();
+    this.attached.resolve(null);
+    this.post({ kind: 'torn-down', failures });
+  }
+
+  private setDeadline(name: DeadlineName, afterMs: number): null {
+    clearTimeout(this.timers.get(name));
+    this.timers.set(
+      name,
+      setTimeout(() => this.post({ kind: 'deadline', name }), afterMs),
+    );
+    return null;
+  }
+}
+
+async function now(work: () => void): Promise<void> {
+  work();
+}
+
+/** A first process that is already gone has no cgroup to look up: the parent's counters still tell its use. */
+function leafPathsOrNull(look: () => CgroupPaths): CgroupPaths | null {
+  try {
+    return look();
+  } catch {
+    return null;
+  }
+}
+
+function failureOf(error: unknown, effect: RunEffect): EffectFailure {
+  const code = error instanceof RingfenceError ? error.code : 'INTERNAL';
+  const exitCode =
+    error instanceof RingfenceError && typeof error.facts['exitCode'] === 'number' ? error.facts['exitCode'] : null;
+  const facts = { code, message: messageOf(error), exitCode };
+  return effect.kind === 'prepare' ? { ...facts, preparation: effect.preparation } : facts;
+}

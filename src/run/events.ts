@@ -1,0 +1,70 @@
+import type { Bound, Breach, Denial, EndTimes, Outcome, Reason, Usage } from '../core/outcome.ts';
+import type { RecordDraft } from '../core/ports/record.ts';
+import type { Preparation } from './state.ts';
+
+/** When an event happened: UTC for people, milliseconds since boot for arithmetic. */
+export type Stamp = { readonly at: string; readonly atMs: number };
+
+/** Everything that can happen to a run. Kernel and container events outrank requests in the driver's queue. */
+export type RunEvent = Stamp &
+  (
+    | { readonly kind: 'launch' }
+    | { readonly kind: 'prepared'; readonly preparation: Preparation }
+    | { readonly kind: 'container-created'; readonly containerId: string }
+    | { readonly kind: 'container-started'; readonly pid: number | null; readonly startedAt: string }
+    | { readonly kind: 'verified'; readonly bounds: readonly Bound[]; readonly note: string | null }
+    | { readonly kind: 'mismatched'; readonly mismatches: readonly Mismatch[] }
+    | { readonly kind: 'effect-failed'; readonly effect: RunEffect['kind']; readonly failure: EffectFailure }
+    | { readonly kind: 'sampled'; readonly usage: Usage }
+    | { readonly kind: 'denied'; readonly denial: Denial; readonly suppressed: number }
+    | {
+        readonly kind: 'warned';
+        readonly rule: string;
+        readonly measured: number;
+        readonly limit: number;
+        readonly unit: string;
+        readonly fraction: number;
+      }
+    | { readonly kind: 'breached'; readonly breach: Breach; readonly usage: Usage; readonly times: EndTimes }
+    | { readonly kind: 'emptied'; readonly usage: Usage; readonly times: EndTimes; readonly breach: Breach | null }
+    | { readonly kind: 'undead'; readonly pids: readonly number[] }
+    | { readonly kind: 'died'; readonly exitCode: number | null; readonly oomKilledFlag: boolean }
+    | {
+        readonly kind: 'end-requested';
+        readonly how: 'stop' | 'kill';
+        readonly reason: Reason;
+        readonly rule: string | null;
+        readonly detail: string;
+      }
+    | { readonly kind: 'torn-down'; readonly failures: readonly string[] }
+    | { readonly kind: 'deadline'; readonly name: DeadlineName }
+  );
+
+export type DeadlineName = 'launch' | 'empty' | 'exit';
+
+export type Mismatch = { readonly path: string; readonly wanted: string; readonly got: string };
+
+export type EffectFailure = {
+  readonly code: string;
+  readonly message: string;
+  readonly exitCode: number | null;
+  /** Which preparation failed, for `prepare`. */
+  readonly preparation?: Preparation;
+};
+
+/** Everything that a run makes the world do. An effect reports back by an event; a failed one by `effect-failed`. */
+export type RunEffect =
+  | { readonly kind: 'prepare'; readonly preparation: Preparation }
+  | { readonly kind: 'create-container' }
+  | { readonly kind: 'start-container'; readonly containerId: string }
+  | { readonly kind: 'read-back'; readonly containerId: string }
+  | { readonly kind: 'kill'; readonly reason: Reason }
+  | { readonly kind: 'stop'; readonly reason: Reason; readonly graceMs: number }
+  /** The warden did not report an empty cgroup in time: ask the kernel and the engine directly. */
+  | { readonly kind: 'force-kill' }
+  | { readonly kind: 'inspect-exit'; readonly containerId: string }
+  | { readonly kind: 'record'; readonly draft: RecordDraft }
+  | { readonly kind: 'open-incident' }
+  | { readonly kind: 'tear-down' }
+  | { readonly kind: 'set-deadline'; readonly name: DeadlineName; readonly afterMs: number }
+  | { readonly kind: 'settle'; readonly outcome: Outcome };

@@ -1,0 +1,47 @@
+import type { Bound } from '../core/outcome.ts';
+import type { ContainerPlan, Engine, NetworkPlan } from '../core/ports/engine.ts';
+import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
+import type { Ledger } from '../core/ports/record.ts';
+import type { CgroupPaths, Warden, WatchPlan } from '../core/ports/warden.ts';
+import type { Mismatch, Stamp } from './events.ts';
+import type { RunState } from './state.ts';
+
+/** The world of one run, as its driver sees it. The composer fills it; the simulator fills it with fakes. */
+export type RunPorts = {
+  readonly engine: Engine;
+  readonly fence: Fence;
+  readonly warden: Warden;
+  readonly ledger: Ledger;
+  readonly cgroups: RunCgroups;
+  readonly plans: RunPlans;
+  /** Puts the secrets where only the agent can read them; returns what removes them again. */
+  stageSecrets(): Promise<{ unstage(): Promise<void> }>;
+  /** Compares what the kernel and the engine hold with the plan. An empty list: everything is in force. */
+  readBack(options: { readonly containerId: string; readonly plan: ContainerPlan }): Promise<ReadBack>;
+  /** Writes the incident, sets the quarantine and queues the alerts. Never throws, never waits. */
+  openIncident(state: RunState, incidentId: string): void;
+  now(): Stamp;
+};
+
+export type ReadBack = {
+  readonly mismatches: readonly Mismatch[];
+  readonly bounds: readonly Bound[];
+  /** What could not be read because the agent was already over; null when everything was read. */
+  readonly note: string | null;
+  readonly leafPaths: CgroupPaths | null;
+};
+
+export type RunCgroups = {
+  make(runId: string): CgroupPaths;
+  remove(runId: string): Promise<void>;
+  leafPathsOf(pid: number): CgroupPaths;
+  /** The way to kill that needs neither the warden nor the engine. Returns the pids still there. */
+  killNow(paths: CgroupPaths): Promise<readonly number[]>;
+};
+
+export type RunPlans = {
+  network(lease: FenceLease): NetworkPlan;
+  container(lease: FenceLease): ContainerPlan;
+  grant(lease: FenceLease): FenceGrant;
+  watch(lease: FenceLease, parentPaths: CgroupPaths): WatchPlan;
+};

@@ -1,0 +1,102 @@
+import type { Bound, Breach, Denial, EndTimes, Outcome, Reason, Usage } from '../core/outcome.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
+import type { Spec } from '../profile/spec.ts';
+
+/**
+ * The life of one run.
+ *
+ *   waiting ──launch──▶ preparing ──verified──▶ running ──end──▶ ending ──empty, recorded──▶ cleaning ──▶ over
+ *      │                    │                                      ▲
+ *      └──────── stop ──────┴── failed, breached, stopped ─────────┘
+ *
+ * `waiting`   admitted; an attached launch waits for its caller.
+ * `preparing` cgroup, network, fence, meter and secrets are made side by side, then the container, then the read-back.
+ * `running`   every limit was read back from the kernel and the container.
+ * `ending`    the first reason is set and never replaced; processes are being ended or counted out.
+ * `cleaning`  the outcome is recorded and reported; what was acquired is being released.
+ * `over`      nothing of the run is left.
+ *
+ * Only `step` moves a run. Time and ids arrive inside events, so that a recorded sequence of events replays exactly.
+ */
+export type RunPhase = 'waiting' | 'preparing' | 'running' | 'ending' | 'cleaning' | 'over';
+
+/** What must exist before the container is made. */
+export const PREPARATIONS = ['cgroup', 'network', 'fence', 'meter', 'secrets'] as const;
+export type Preparation = (typeof PREPARATIONS)[number];
+
+export type RunState = {
+  readonly runId: string;
+  readonly spec: Spec;
+  readonly imageDigest: string | null;
+  readonly phase: RunPhase;
+  readonly prepared: readonly Preparation[];
+  /** Effects that acquire something and have not answered yet: nothing is released before they have. */
+  readonly pending: readonly string[];
+  readonly container: ContainerState;
+  readonly startedAt: string | null;
+  readonly startedAtMs: number | null;
+  readonly bounds: readonly Bound[];
+  readonly usage: Usage;
+  /** Oldest first, at most LAST_DENIALS_MAX. */
+  readonly lastDenials: readonly Denial[];
+  readonly denialsTotal: number;
+  readonly end: RunEnd | null;
+  readonly exit: RunExit | null;
+  /** The processes of the run are gone: the warden saw the empty cgroup, or there never were any. */
+  readonly empty: boolean;
+  readonly survivors: number;
+  readonly outcome: Outcome | null;
+};
+
+export type ContainerState =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'creating' }
+  | { readonly kind: 'created'; readonly containerId: string }
+  | { readonly kind: 'starting'; readonly containerId: string }
+  | { readonly kind: 'started'; readonly containerId: string; readonly pid: number | null };
+
+/** Why the run ends. Set once. */
+export type RunEnd = {
+  readonly reason: Reason;
+  readonly rule: string | null;
+  readonly detail: string;
+  readonly breach: Breach | null;
+  readonly alsoBreached: readonly Breach[];
+  readonly usageAtBreach: Usage | null;
+  readonly times: EndTimes;
+  readonly at: string;
+};
+
+export type RunExit = { readonly exitCode: number | null; readonly oomKilledFlag: boolean };
+
+export const LAST_DENIALS_MAX = 20;
+
+export function initialState(options: {
+  readonly runId: string;
+  readonly spec: Spec;
+  readonly imageDigest: string | null;
+}): RunState {
+  return {
+    ...options,
+    phase: 'waiting',
+    prepared: [],
+    pending: [],
+    container: { kind: 'none' },
+    startedAt: null,
+    startedAtMs: null,
+    bounds: [],
+    usage: USAGE_NONE,
+    lastDenials: [],
+    denialsTotal: 0,
+    end: null,
+    exit: null,
+    empty: false,
+    survivors: 0,
+    outcome: null,
+  };
+}
+
+/** The engine's name for the container, once there is one. */
+export function containerIdOf(state: RunState): string | null {
+  return 'containerId' in state.container ? state.container.containerId : null;
+}

@@ -1,0 +1,455 @@
+import { assertNever } from '../core/assert.ts';
+import type { Breach, Reason } from '../core/outcome.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
+import { classifyNaturalEnd, isIncident, outcomeOf } from './classify.ts';
+import type { EffectFailure, RunEffect, RunEvent } from './events.ts';
+import type { Preparation, RunEnd, RunState } from './state.ts';
+import { containerIdOf, LAST_DENIALS_MAX, PREPARATIONS } from './state.ts';
+
+export type Step = { readonly state: RunState; readonly effects: readonly RunEffect[] };
+
+/** A launch that takes longer than this has met a sick engine. */
+export const LAUNCH_MS_MAX = 60_000;
+/** The warden confirms a kill in milliseconds; later than this the daemon acts by itself. */
+export const EMPTY_MS_MAX = 5_000;
+/** How long the engine may take to tell an exit code after the last process is gone. */
+export const EXIT_MS_MAX = 2_000;
+/** Denials of one run that get a record each; the rest are counted in the outcome. */
+export const DENIALS_RECORDED_MAX = 256;
+
+/** The whole behaviour of a run. Pure: the same state and event give the same answer. */
+export function step(state: RunState, event: RunEvent, incidentId: string): Step {
+  if (state.phase === 'over') return same(state);
+  switch (event.kind) {
+    case 'launch':
+      return onLaunch(state);
+    case 'prepared':
+      return onPrepared(state, event.preparation, event, incidentId);
+    case 'container-created':
+      return onContainerCreated(state, event, incidentId);
+    case 'container-started':
+      return onContainerStarted(state, event);
+    case 'verified':
+      return onVerified(state, event, incidentId);
+    case 'mismatched':
+      return onMismatched(state, event, incidentId);
+    case 'effect-failed':
+      return onEffectFailed(state, event, incidentId);
+    case 'sampled':
+      return same({ ...state, usage: state.empty ? state.usage : event.usage });
+    case 'denied':
+      return onDenied(state, event);
+    case 'warned':
+      return onWarned(state, event);
+    case 'breached':
+      return onBreached(state, event);
+    case 'emptied':
+      return onEmptied(state, event, incidentId);
+    case 'undead':
+      return finishIfDone({ ...state, empty: true, survivors: event.pids.length }, event, incidentId);
+    case 'died':
+      return onDied(state, event, incidentId);
+    case 'end-requested':
+      return onEndRequested(state, event, incidentId);
+    case 'torn-down':
+      return onTornDown(state, event);
+    case 'deadline':
+      return onDeadline(state, event, incidentId);
+    default:
+      return assertNever(event);
+  }
+}
+
+type EventOf<Kind extends RunEvent['kind']> = Extract<RunEvent, { kind: Kind }>;
+type At = { readonly at: string };
+
+function same(state: RunState, effects: readonly RunEffect[] = []): Step {
+  return { state, effects };
+}
+
+function onLaunch(state: RunState): Step {
+  if (state.phase !== 'waiting' || state.end !== null) return same(state);
+  const first: readonly Preparation[] = ['cgroup', 'network', 'fence', 'secrets'];
+  return {
+    state: { ...state, phase: 'preparing', pending: first.map(prepareKey) },
+    effects: [
+      { kind: 'set-deadline', name: 'launch', afterMs: LAUNCH_MS_MAX },
+      ...first.map((preparation): RunEffect => ({ kind: 'prepare', preparation })),
+    ],
+  };
+}
+
+function prepareKey(preparation: Preparation): string {
+  return `prepare ${preparation}`;
+}
+
+function without(state: RunState, key: string): RunState {
+  return { ...state, pending: state.pending.filter((pending) => pending !== key) };
+}
+
+function onPrepared(before: RunState, preparation: Preparation, event: At, incidentId: string): Step {
+  const cleared = without(before, prepareKey(preparation));
+  const state = { ...cleared, prepared: [...cleared.prepared, preparation] };
+  if (state.end !== null) return finishIfDone(state, event, incidentId);
+  if (preparation === 'cgroup') {
+    const pending = [...state.pending, prepareKey('meter')];
+    return { state: { ...state, pending }, effects: [{ kind: 'prepare', preparation: 'meter' }] };
+  }
+  if (!PREPARATIONS.every((wanted) => state.prepared.includes(wanted))) return same(state);
+  return {
+    state: { ...state, container: { kind: 'creating' }, pending: [...state.pending, 'create-container'] },
+    effects: [{ kind: 'create-container' }],
+  };
+}
+
+function onContainerCreated(before: RunState, event: EventOf<'container-created'>, incidentId: string): Step {
+  const { containerId } = event;
+  const state = without({ ...before, container: { kind: 'created', containerId } }, 'create-container');
+  if (state.end !== null) return finishIfDone({ ...state, empty: true }, event, incidentId);
+  return {
+    state: { ...state, container: { kind: 'starting', containerId }, pending: [...state.pending, 'start-container'] },
+    effects: [{ kind: 'start-container', containerId }],
+  };
+}
+
+function onContainerStarted(before: RunState, event: EventOf<'container-started'>): Step {
+  const containerId = containerIdOf(before);
+  if (containerId === null) return same(before);
+  const state: RunState = {
+    ...without(before, 'start-container'),
+    container: { kind: 'started', containerId, pid: event.pid },
+    startedAt: event.startedAt,
+    startedAtMs: event.atMs,
+  };
+  const started: RunEffect = {
+    kind: 'record',
+    draft: {
+      kind: 'run.started',
+      runId: state.runId,
+      profile: state.spec.name,
+      containerId,
+      imageDigest: state.imageDigest,
+      pid: event.pid,
+    },
+  };
+  // An end that was decided while the engine was starting the container could not reach its processes yet.
+  if (state.end !== null)
+    return { state, effects: [started, { kind: 'kill', reason: state.end.reason }, emptyDeadline(0)] };
+  return {
+    state: { ...state, pending: [...state.pending, 'read-back'] },
+    effects: [started, { kind: 'read-back', containerId }],
+  };
+}
+
+function onVerified(before: RunState, event: EventOf<'verified'>, incidentId: string): Step {
+  const state = without({ ...before, bounds: event.bounds }, 'read-back');
+  const record: RunEffect = {
+    kind: 'record',
+    draft: {
+      kind: 'run.verified',
+      runId: state.runId,
+      profile: state.spec.name,
+      bounds: event.bounds,
+      note: event.note,
+    },
+  };
+  const running: RunState = state.end === null ? { ...state, phase: 'running' } : state;
+  return withEffects([record], finishIfDone(running, event, incidentId));
+}
+
+function onMismatched(before: RunState, event: EventOf<'mismatched'>, incidentId: string): Step {
+  const [first] = event.mismatches;
+  const rule = first?.path ?? 'limits';
+  const list = event.mismatches.map((each) => `${each.path}: wanted ${each.wanted}, got ${each.got}`).join('; ');
+  return endAndKill(
+    without(before, 'read-back'),
+    event,
+    {
+      reason: 'enforcement.mismatch',
+      rule,
+      detail: `what was read back after launch is not what the profile says: ${list}`,
+      breach: supervisorBreach('enforcement.mismatch', rule),
+    },
+    incidentId,
+  );
+}
+
+function onEffectFailed(before: RunState, event: EventOf<'effect-failed'>, incidentId: string): Step {
+  const { failure } = event;
+  switch (event.effect) {
+    case 'prepare':
+    case 'create-container':
+    case 'start-container': {
+      // After one failed acquisition the others may still be under way; each of them answers by itself.
+      const started = event.effect === 'start-container';
+      const state = without(forgetPending(before, event), event.effect);
+      const ended =
+        state.end === null ? { ...state, phase: 'ending' as const, end: endOf(failedLaunch(failure), event) } : state;
+      const exited: RunState =
+        failure.exitCode === null ? ended : { ...ended, exit: { exitCode: failure.exitCode, oomKilledFlag: false } };
+      // The engine may have started the container although its reply was lost, so the processes are ended as well.
+      if (started && failure.exitCode === null) return { state: exited, effects: [{ kind: 'force-kill' }] };
+      return finishIfDone({ ...exited, empty: true }, event, incidentId);
+    }
+    case 'read-back': {
+      const state = without(before, 'read-back');
+      const detail = `the limits could not be read back after launch, so they do not count as in force: ${failure.message}`;
+      return endAndKill(
+        state,
+        event,
+        {
+          reason: 'enforcement.mismatch',
+          rule: 'limits',
+          detail,
+          breach: supervisorBreach('enforcement.mismatch', 'limits'),
+        },
+        incidentId,
+      );
+    }
+    case 'kill':
+    case 'stop':
+      return { state: before, effects: [{ kind: 'force-kill' }] };
+    case 'inspect-exit':
+      return finishIfDone({ ...before, exit: before.exit ?? UNKNOWN_EXIT }, event, incidentId);
+    case 'force-kill':
+      return { state: before, effects: [emptyDeadline(0)] };
+    case 'record':
+    case 'open-incident':
+    case 'tear-down':
+    case 'set-deadline':
+    case 'settle':
+      return same(before);
+    default:
+      return assertNever(event.effect);
+  }
+}
+
+const UNKNOWN_EXIT = { exitCode: null, oomKilledFlag: false };
+
+function forgetPending(state: RunState, event: EventOf<'effect-failed'>): RunState {
+  const preparation = event.failure.preparation;
+  return preparation === undefined ? state : without(state, prepareKey(preparation));
+}
+
+function failedLaunch(failure: EffectFailure): EndFacts {
+  if (failure.exitCode !== null) return { reason: 'exited', rule: null, detail: failure.message, breach: null };
+  const engine = failure.code.startsWith('ENGINE') || failure.code === 'INTERNAL';
+  return { reason: engine ? 'engine.failed' : 'refused', rule: null, detail: failure.message, breach: null };
+}
+
+function onDenied(before: RunState, event: EventOf<'denied'>): Step {
+  const denialsTotal = before.denialsTotal + 1 + event.suppressed;
+  const lastDenials = [...before.lastDenials, event.denial].slice(-LAST_DENIALS_MAX);
+  const state = { ...before, denialsTotal, lastDenials };
+  if (before.denialsTotal >= DENIALS_RECORDED_MAX) return same(state);
+  const last = denialsTotal >= DENIALS_RECORDED_MAX;
+  const draft = {
+    kind: 'egress.denied' as const,
+    runId: state.runId,
+    profile: state.spec.name,
+    denial: event.denial,
+    suppressed: event.suppressed,
+    lastRecorded: last,
+  };
+  return { state, effects: [{ kind: 'record', draft }] };
+}
+
+function onWarned(state: RunState, event: EventOf<'warned'>): Step {
+  const { rule, measured, limit, unit, fraction } = event;
+  const draft = {
+    kind: 'budget.warned' as const,
+    runId: state.runId,
+    profile: state.spec.name,
+    rule,
+    measured,
+    limit,
+    unit,
+    fraction,
+  };
+  return { state, effects: [{ kind: 'record', draft }] };
+}
+
+function onBreached(before: RunState, event: EventOf<'breached'>): Step {
+  const { breach, usage, times } = event;
+  const draft = { kind: 'breach' as const, runId: before.runId, profile: before.spec.name, breach, usage };
+  const record: RunEffect = { kind: 'record', draft };
+  if (before.end !== null) {
+    const end =
+      before.end.breach === null ? before.end : { ...before.end, alsoBreached: [...before.end.alsoBreached, breach] };
+    return { state: { ...before, end }, effects: [record] };
+  }
+  const end: RunEnd = {
+    ...endOf({ reason: breach.reason, rule: breach.rule, detail: breachDetail(breach), breach }, event),
+    usageAtBreach: usage,
+    times,
+  };
+  const graceMs = breach.action === 'stop' ? before.spec.graceMs : 0;
+  return { state: { ...before, phase: 'ending', end, usage }, effects: [record, emptyDeadline(graceMs)] };
+}
+
+/** One sentence of fact; `report/` says it better for people. */
+function breachDetail(breach: Breach): string {
+  if (breach.denial !== null)
+    return `${breach.denial.destination}${breach.denial.port === null ? '' : `:${breach.denial.port}`} was refused by ${breach.denial.rule}, and ${breach.rule} allows ${breach.limit}`;
+  return `${breach.rule} was crossed: ${breach.measured} of ${breach.limit} ${breach.unit}`;
+}
+
+function onEmptied(before: RunState, event: EventOf<'emptied'>, incidentId: string): Step {
+  if (before.empty) return same(before);
+  const end = before.end === null ? null : { ...before.end, times: mergedTimes(before.end.times, event.times) };
+  const state: RunState = { ...before, empty: true, usage: event.usage, end };
+  if (state.end === null && state.exit === null) {
+    return { state, effects: [{ kind: 'set-deadline', name: 'exit', afterMs: EXIT_MS_MAX }] };
+  }
+  return finishIfDone(state, event, incidentId);
+}
+
+function mergedTimes(first: RunEnd['times'], second: RunEnd['times']): RunEnd['times'] {
+  return {
+    detectedMs: first.detectedMs ?? second.detectedMs,
+    signalledMs: first.signalledMs ?? second.signalledMs,
+    emptyMs: first.emptyMs ?? second.emptyMs,
+  };
+}
+
+function onDied(before: RunState, event: EventOf<'died'>, incidentId: string): Step {
+  const exit = before.exit ?? { exitCode: event.exitCode, oomKilledFlag: event.oomKilledFlag };
+  const state = { ...before, exit };
+  if (!state.empty) return { state, effects: [emptyDeadline(0)] };
+  return finishIfDone(state, event, incidentId);
+}
+
+function onEndRequested(before: RunState, event: EventOf<'end-requested'>, incidentId: string): Step {
+  if (before.end !== null) {
+    // A second, harder request ends the grace of the first; the reason stays the first one.
+    const harder = event.how === 'kill' && before.phase === 'ending' && !before.empty;
+    return same(before, harder ? [{ kind: 'kill', reason: before.end.reason }] : []);
+  }
+  const end = endOf(
+    {
+      reason: event.reason,
+      rule: event.rule,
+      detail: event.detail,
+      breach: isIncident(event.reason) ? supervisorBreach(event.reason, event.rule ?? 'supervisor') : null,
+    },
+    event,
+  );
+  const state: RunState = { ...before, phase: 'ending', end };
+  switch (state.container.kind) {
+    case 'none':
+    case 'creating':
+    case 'created':
+      return finishIfDone({ ...state, empty: true }, event, incidentId);
+    case 'starting':
+    case 'started': {
+      const graceMs = event.how === 'stop' ? before.spec.graceMs : 0;
+      const effect: RunEffect =
+        event.how === 'stop' ? { kind: 'stop', reason: event.reason, graceMs } : { kind: 'kill', reason: event.reason };
+      return { state, effects: [effect, emptyDeadline(graceMs)] };
+    }
+    default:
+      return assertNever(state.container);
+  }
+}
+
+function onTornDown(state: RunState, event: EventOf<'torn-down'>): Step {
+  const { outcome } = state;
+  if (state.phase !== 'cleaning' || outcome === null) return same(state);
+  const draft = {
+    kind: 'run.cleaned' as const,
+    runId: state.runId,
+    profile: state.spec.name,
+    failures: event.failures,
+  };
+  return {
+    state: { ...state, phase: 'over' },
+    effects: [
+      { kind: 'record', draft },
+      { kind: 'settle', outcome },
+    ],
+  };
+}
+
+function onDeadline(state: RunState, event: EventOf<'deadline'>, incidentId: string): Step {
+  switch (event.name) {
+    case 'launch': {
+      if (state.phase !== 'preparing') return same(state);
+      const detail = `the launch did not finish within ${LAUNCH_MS_MAX / 1000} s; waiting for: ${state.pending.join(', ')}`;
+      const end = state.end ?? endOf({ reason: 'engine.failed', rule: null, detail, breach: null }, event);
+      return { state: { ...state, phase: 'ending', end, pending: [] }, effects: [{ kind: 'force-kill' }] };
+    }
+    case 'empty':
+      return same(state, state.empty || state.phase === 'cleaning' ? [] : [{ kind: 'force-kill' }]);
+    case 'exit': {
+      const containerId = containerIdOf(state);
+      if (state.exit !== null || state.phase === 'cleaning') return same(state);
+      if (containerId === null) return finishIfDone({ ...state, exit: UNKNOWN_EXIT }, event, incidentId);
+      return { state, effects: [{ kind: 'inspect-exit', containerId }] };
+    }
+    default:
+      return assertNever(event.name);
+  }
+}
+
+type EndFacts = {
+  readonly reason: Reason;
+  readonly rule: string | null;
+  readonly detail: string;
+  readonly breach: Breach | null;
+};
+
+function endOf(facts: EndFacts, event: At): RunEnd {
+  return {
+    ...facts,
+    alsoBreached: [],
+    usageAtBreach: null,
+    times: { detectedMs: null, signalledMs: null, emptyMs: null },
+    at: event.at,
+  };
+}
+
+function endAndKill(before: RunState, event: At, facts: EndFacts, incidentId: string): Step {
+  const end = before.end ?? { ...endOf(facts, event), usageAtBreach: before.usage };
+  const state: RunState = { ...before, phase: 'ending', end };
+  if (state.empty) return finishIfDone(state, event, incidentId);
+  if (before.end !== null) return same(state);
+  return { state, effects: [{ kind: 'kill', reason: facts.reason }, emptyDeadline(0)] };
+}
+
+function supervisorBreach(reason: Reason, rule: string): Breach {
+  return { reason, rule, measured: 0, limit: 0, unit: 'none', action: 'kill', denial: null };
+}
+
+function emptyDeadline(graceMs: number): RunEffect {
+  return { kind: 'set-deadline', name: 'empty', afterMs: graceMs + EMPTY_MS_MAX };
+}
+
+function withEffects(effects: readonly RunEffect[], next: Step): Step {
+  return { state: next.state, effects: [...effects, ...next.effects] };
+}
+
+/**
+ * Kill, then record, then alert, then release: reached when no process is left, no acquisition is under way, and
+ * either the supervisor ended the run or the engine told the exit code.
+ */
+function finishIfDone(state: RunState, event: At, incidentId: string): Step {
+  if (!state.empty || state.pending.length > 0 || state.outcome !== null) return same(state);
+  if (state.end === null && state.exit === null) return same(state);
+  const end = state.end ?? classifyNaturalEnd(state, event.at);
+  const opensIncident = isIncident(end.reason) && end.breach !== null;
+  const withEnd: RunState = {
+    ...state,
+    end,
+    phase: 'cleaning',
+    usage: state.startedAt === null ? USAGE_NONE : state.usage,
+  };
+  const outcome = outcomeOf(withEnd, end, { endedAt: event.at, incidentId: opensIncident ? incidentId : null });
+  const record: RunEffect = {
+    kind: 'record',
+    draft: { kind: 'run.ended', runId: state.runId, profile: state.spec.name, outcome },
+  };
+  return {
+    state: { ...withEnd, outcome },
+    effects: [...(opensIncident ? [{ kind: 'open-incident' } as const] : []), record, { kind: 'tear-down' }],
+  };
+}
