@@ -21,6 +21,9 @@ const native = {
   setsockopt: libc.func('int setsockopt(int fd, int level, int name, const void *value, unsigned int length)'),
   getsockopt: libc.func('int getsockopt(int fd, int level, int name, _Out_ void *value, _Inout_ unsigned int *length)'),
   poll: libc.func('int poll(_Inout_ rf_pollfd *entries, unsigned long count, int timeout)'),
+  pollTable: libc.func('int poll(void *entries, unsigned long count, int timeout)'),
+  eventfd: libc.func('int eventfd(unsigned int initial, int flags)'),
+  if_indextoname: libc.func('void *if_indextoname(unsigned int index, _Out_ void *name)'),
   close: libc.func('int close(int fd)'),
   clock_gettime: libc.func('int clock_gettime(int clock, _Out_ rf_timespec *now)'),
   syscall3: libc.func('long syscall(long number, long first, long second, long third, long fourth)'),
@@ -63,6 +66,7 @@ export const SOL_NETLINK = 270;
 
 export const POLLIN = 0x1;
 export const POLLPRI = 0x2;
+export const POLLOUT = 0x4;
 export const POLLERR = 0x8;
 export const POLLHUP = 0x10;
 
@@ -118,6 +122,60 @@ export function pollDescriptors(entries: readonly PollEntry[], timeoutMs: number
   if (ready < 0 && koffi.errno() === EINTR) return array.map(() => 0);
   checked('poll', ready);
   return array.map((entry) => entry.revents);
+}
+
+const POLLFD_BYTES = 8;
+const REVENTS_OFFSET = 6;
+
+/** The entries of poll(2) kept in the kernel's own layout, for a loop that waits often on the same descriptors. */
+export type PollTable = {
+  /** Replaces all entries. */
+  fill(entries: readonly PollEntry[]): void;
+  /** How many entries are ready; 0 after the time-out or an interruption. */
+  wait(timeoutMs: number): number;
+  /** The ready mask of one entry after `wait`. */
+  ready(index: number): number;
+};
+
+export function createPollTable(): PollTable {
+  let buffer = Buffer.alloc(POLLFD_BYTES * 64);
+  let count = 0;
+  return {
+    fill: (entries) => {
+      if (buffer.length < entries.length * POLLFD_BYTES) buffer = Buffer.alloc(entries.length * POLLFD_BYTES * 2);
+      count = entries.length;
+      entries.forEach((entry, index) => {
+        buffer.writeInt32LE(entry.fd, index * POLLFD_BYTES);
+        buffer.writeInt16LE(entry.events, index * POLLFD_BYTES + 4);
+        buffer.writeInt16LE(0, index * POLLFD_BYTES + REVENTS_OFFSET);
+      });
+    },
+    wait: (timeoutMs) => {
+      const ready = native.pollTable(buffer, count, Math.max(0, Math.ceil(timeoutMs))) as number;
+      if (ready >= 0) return ready;
+      if (koffi.errno() !== EINTR) throw new SystemCallError('poll', koffi.errno());
+      for (let index = 0; index < count; index += 1) buffer.writeInt16LE(0, index * POLLFD_BYTES + REVENTS_OFFSET);
+      return 0;
+    },
+    ready: (index) => buffer.readInt16LE(index * POLLFD_BYTES + REVENTS_OFFSET),
+  };
+}
+
+const EFD_CLOEXEC = 0x80000;
+const EFD_NONBLOCK = 0x800;
+
+/** A descriptor that the kernel makes readable to tell of an event; reading its 8 bytes resets it. */
+export function openEventfd(): number {
+  return checked('eventfd', native.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+const IF_NAMESIZE = 16;
+
+/** The name of a network device of this process's namespace, or null when there is none of that index. */
+export function deviceName(index: number): string | null {
+  const name = Buffer.alloc(IF_NAMESIZE);
+  if (native.if_indextoname(index, name) === null) return null;
+  return name.toString('latin1', 0, Math.max(0, name.indexOf(0)));
 }
 
 const SYS_PIDFD_SEND_SIGNAL = 424;

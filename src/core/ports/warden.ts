@@ -32,11 +32,19 @@ export type WatchPlan = {
   readonly budgets: readonly BudgetPlan[];
   readonly graceMs: number;
   readonly warnAt: readonly number[];
+  /** `agent`: the first OOM kill of any of its processes ends the whole run. */
+  readonly onOom: 'agent' | 'process';
+  /** End the run when the daemon has been gone for this long; null keeps it under the warden alone. */
+  readonly killWithoutDaemonAfterMs: number | null;
 };
 
-/** Absolute directories; on cgroup v2 every key is the same one. `unified` is null where there is no v2 hierarchy. */
+/**
+ * Absolute directories; on cgroup v2 every key is the same one. `unified` is null where there is no v2 hierarchy.
+ * On v1 CPU time is counted by `cpuacct`, which may be mounted apart from `cpu`, the holder of the CPU limit.
+ */
 export type CgroupPaths = {
   readonly cpu: string;
+  readonly cpuacct: string;
   readonly memory: string;
   readonly pids: string;
   readonly unified: string | null;
@@ -69,6 +77,8 @@ export type WardenReport =
       readonly breach: Breach;
       readonly usage: Usage;
       readonly times: EndTimes;
+      /** The busiest processes as they were just before the signal; empty when nothing ran any more. */
+      readonly processes: readonly ProcessFacts[];
     }
   /** The cgroup of the run is empty. Sent once; final counters, read before they could vanish. */
   | {
@@ -81,6 +91,16 @@ export type WardenReport =
   /** SIGKILL was sent and the cgroup is still not empty after the deadline: cut off and reported, not retried. */
   | { readonly kind: 'undead'; readonly runId: string; readonly pids: readonly number[] }
   | { readonly kind: 'late'; readonly lateMs: number };
+
+/** A process of a run. Every string is bounded and printable; `argv` is empty where it was not safe to read. */
+export type ProcessFacts = {
+  readonly pid: number;
+  readonly executable: string;
+  readonly argv: readonly string[];
+  /** Names of the processes above it, nearest first. */
+  readonly parents: readonly string[];
+  readonly cpuMs: number;
+};
 
 export type Warden = {
   send(request: WardenRequest): void;
