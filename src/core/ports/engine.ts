@@ -9,6 +9,8 @@ export type Engine = {
   facts(): Promise<EngineFacts>;
   /** A tag or digest to what it stands for on this host. Never pulls. Throws IMAGE_NOT_FOUND. */
   resolveImage(reference: string): Promise<ImageFacts>;
+  /** Whether the image (by digest) holds a file at this absolute path. Starts nothing. */
+  imageHasFile(digest: string, path: string): Promise<boolean>;
   createNetwork(plan: NetworkPlan): Promise<string>;
   removeNetwork(idOrName: string): Promise<void>;
   listNetworks(label: string): Promise<readonly NetworkFacts[]>;
@@ -54,6 +56,7 @@ export type ImageFacts = {
   readonly env: readonly string[];
   readonly user: string;
   readonly volumes: readonly string[];
+  readonly workingDirectory: string;
   readonly sizeBytes: number;
 };
 
