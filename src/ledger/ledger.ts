@@ -1,0 +1,183 @@
+import { constants } from 'node:fs';
+import type { FileHandle } from 'node:fs/promises';
+import { chmod, mkdir, open } from 'node:fs/promises';
+import { fail, messageOf } from '../core/errors.ts';
+import type { Log } from '../core/ports/log.ts';
+import type { Ledger, LedgerRecord, RecordDraft } from '../core/ports/record.ts';
+import { tryLock } from '../kernel/flock.ts';
+import { LINE_BYTES_MAX } from './bound.ts';
+import { GroupCommit } from './commit.ts';
+import { encodeLine, hashLine, parseLine } from './line.ts';
+import type { IndexEntry, Survey } from './recover.ts';
+import { brokenDraft, findUnrecordedRepair, repairTorn, surveyLedger } from './recover.ts';
+import type { Segment } from './segments.ts';
+import { listSegments, openForAppending, openForReading, readLines, segmentOf, syncDirectory } from './segments.ts';
+import type { Head } from './verify.ts';
+import type { BadPlace } from './walk.ts';
+
+export type LedgerOptions = {
+  readonly directory: string;
+  readonly nowIso: () => string;
+  readonly log: Log;
+};
+
+/** `integrity`: the first bad record found when the ledger was opened, repaired or not; null when all was well. */
+export type OpenedLedger = Ledger & { readonly integrity: BadPlace | null };
+
+/**
+ * Opens the one writer of a ledger, makes the directory when there is none, and repairs what a crash left. A second
+ * writer is refused with DAEMON_ALREADY_RUNNING for as long as the first one lives, however it ends. The directory and
+ * everything in it is for the owner alone.
+ */
+export async function openLedger(options: LedgerOptions): Promise<OpenedLedger> {
+  const { directory, log } = options;
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const lock = await lockDirectory(directory);
+  try {
+    await chmod(directory, 0o700);
+    const survey = await surveyLedger(directory);
+    const { segment, drafts } = await recover(directory, survey);
+    if (survey.firstBad !== null) log.error({ ...survey.firstBad }, 'the ledger is damaged');
+    const handle = await openForAppending(segment.path);
+    await handle.chmod(0o600);
+    await syncDirectory(directory);
+    const sizeBytes = segment.number === survey.segment.number ? survey.sizeBytes : 0;
+    const ledger = new FileLedger({ ...options, lock, handle, segment, sizeBytes, survey });
+    for (const draft of drafts) await ledger.append(draft).flushed;
+    return ledger;
+  } catch (error) {
+    await lock.close();
+    throw error;
+  }
+}
+
+async function lockDirectory(directory: string): Promise<FileHandle> {
+  const handle = await open(directory, constants.O_RDONLY | constants.O_DIRECTORY);
+  if (tryLock(handle.fd)) return handle;
+  await handle.close();
+  const detail = `another daemon is writing the ledger in ${directory}`;
+  throw fail('DAEMON_ALREADY_RUNNING', { detail, directory });
+}
+
+type Recovery = { readonly segment: Segment; readonly drafts: readonly RecordDraft[] };
+
+async function recover(directory: string, survey: Survey): Promise<Recovery> {
+  const { segment, tail, sizeBytes } = survey;
+  switch (tail.kind) {
+    case 'sound': {
+      const draft = await findUnrecordedRepair(directory, { segment, sizeBytes });
+      return { segment, drafts: draft === null ? [] : [draft] };
+    }
+    case 'torn':
+      return { segment, drafts: [await repairTorn(directory, segment, tail.line)] };
+    case 'damaged':
+      return { segment: segmentOf(directory, segment.number + 1), drafts: [brokenDraft(tail.bad)] };
+  }
+}
+
+type Parts = LedgerOptions & {
+  readonly lock: FileHandle;
+  readonly handle: FileHandle;
+  readonly segment: Segment;
+  readonly sizeBytes: number;
+  readonly survey: Survey;
+};
+
+class FileLedger implements OpenedLedger {
+  readonly integrity: BadPlace | null;
+  readonly #parts: Parts;
+  readonly #commit: GroupCommit;
+  readonly #index: IndexEntry[];
+  readonly #listeners = new Set<(record: LedgerRecord) => void>();
+  #head: Head;
+  #flushedBytes: number;
+  #closed = false;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    this.#head = parts.survey.head;
+    this.#index = parts.survey.index;
+    this.#flushedBytes = parts.sizeBytes;
+    this.integrity = parts.survey.firstBad;
+    this.#commit = new GroupCommit(parts.handle, (lines, bytes) => this.#announce(lines, bytes));
+  }
+
+  append(draft: RecordDraft): { readonly seq: number; readonly hash: string; readonly flushed: Promise<void> } {
+    const seq = this.#head.seq + 1;
+    const line = encodeLine({ seq, prev: this.#head.hash }, this.#parts.nowIso(), draft);
+    const flushed = this.#closed ? refused() : this.#commit.append(line);
+    this.#head = { seq, hash: hashLine(line) };
+    return { ...this.#head, flushed };
+  }
+
+  failure(): Error | null {
+    return this.#commit.failure;
+  }
+
+  head(): Head {
+    return this.#head;
+  }
+
+  async *read(options: { readonly fromSeq: number }): AsyncGenerator<LedgerRecord> {
+    const { directory, segment: current } = this.#parts;
+    const end = this.#flushedBytes;
+    const start = this.#index.findLast((entry) => entry.seq <= options.fromSeq) ?? { segment: 0, offset: 0 };
+    for (const segment of await listSegments(directory)) {
+      if (segment.number < start.segment || segment.number > current.number) continue;
+      const handle = await openForReading(segment.path);
+      try {
+        const from = segment.number === start.segment ? start.offset : 0;
+        const to = segment.number === current.number ? end : (await handle.stat()).size;
+        for await (const lines of readLines(handle, { from, to, lineBytesMax: LINE_BYTES_MAX })) {
+          for (const line of lines) {
+            // What is no record any more is for `verify` to report; the rest of the history is still of use.
+            const record = line.whole ? parseLine(line.bytes) : null;
+            if (record !== null && record.seq >= options.fromSeq) yield record;
+          }
+        }
+      } finally {
+        await handle.close();
+      }
+    }
+  }
+
+  subscribe(listener: (record: LedgerRecord) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#commit.drain();
+    await this.#parts.handle.close();
+    // Closing the directory ends the lock, so it comes last.
+    await this.#parts.lock.close();
+  }
+
+  #announce(lines: readonly string[], bytes: number): void {
+    this.#flushedBytes += bytes;
+    if (this.#listeners.size === 0) return;
+    for (const line of lines) {
+      const record = parseLine(line);
+      if (record === null) continue;
+      for (const listener of this.#listeners) this.#tell(listener, record);
+    }
+  }
+
+  /** A listener that fails is not heard of again: what it shows is lost, the record is not. */
+  #tell(listener: (record: LedgerRecord) => void, record: LedgerRecord): void {
+    try {
+      listener(record);
+    } catch (error) {
+      this.#listeners.delete(listener);
+      this.#parts.log.error({ seq: record.seq, error: messageOf(error) }, 'a listener of the ledger failed');
+    }
+  }
+}
+
+function refused(): Promise<never> {
+  const promise = Promise.reject(fail('LEDGER_UNWRITABLE', { detail: 'the ledger is closed' }));
+  promise.catch(() => {});
+  return promise;
+}

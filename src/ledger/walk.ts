@@ -1,0 +1,112 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { LINE_BYTES_MAX } from './bound.ts';
+import { checkLine, GENESIS, hashLine, placeOf } from './line.ts';
+import type { Fault, Place } from './line.ts';
+import { listSegments, openForReading, readLines } from './segments.ts';
+import type { RawLine, Segment } from './segments.ts';
+
+/** A place in the ledger where something is wrong. `line` counts from 1 in its file; 0 is the file itself. */
+export type BadPlace = { readonly file: string; readonly line: number; readonly seq: number; readonly why: string };
+
+export type WalkedLine = {
+  readonly segment: Segment;
+  readonly line: number;
+  readonly offset: number;
+  readonly length: number;
+  readonly bytes: Buffer;
+  readonly whole: boolean;
+  readonly seq: number;
+  readonly hash: string;
+  /** `bad` names the record before this one when that is the likelier of the two to have been changed. */
+  readonly fault: (Fault & { readonly bad: BadPlace }) | null;
+};
+
+export type Walked =
+  | { readonly kind: 'lines'; readonly lines: readonly WalkedLine[] }
+  | { readonly kind: 'segment-fault'; readonly bad: BadPlace };
+
+/**
+ * Every line of the ledger in order, each checked against the one before it, in bounded memory. After a fault the walk
+ * goes on from what it found there, so that one fault is reported once.
+ */
+export async function* walkLedger(directory: string): AsyncGenerator<Walked> {
+  let expected: Place = { seq: 1, prev: GENESIS };
+  let number = 0;
+  let last: WalkedLine | null = null;
+  for (const segment of await listSegments(directory)) {
+    number += 1;
+    if (segment.number !== number) {
+      const why = `the files from number ${number} to ${segment.number - 1} are missing`;
+      yield { kind: 'segment-fault', bad: { file: segment.file, line: 0, seq: expected.seq, why } };
+      number = segment.number;
+    }
+    const handle = await openForReading(segment.path);
+    try {
+      let line = 0;
+      const to = (await handle.stat()).size;
+      for await (const raws of readLines(handle, { from: 0, to, lineBytesMax: LINE_BYTES_MAX })) {
+        const lines: WalkedLine[] = [];
+        for (let raw of raws) {
+          line += 1;
+          if (!raw.whole) raw = await completed(handle, raw);
+          last = walkLine(raw, { segment, line, expected, last });
+          expected = { seq: last.seq + 1, prev: last.hash };
+          lines.push(last);
+        }
+        yield { kind: 'lines', lines };
+      }
+    } finally {
+      await handle.close();
+    }
+  }
+}
+
+type Context = {
+  readonly segment: Segment;
+  readonly line: number;
+  readonly expected: Place;
+  readonly last: WalkedLine | null;
+};
+
+function walkLine(raw: RawLine, context: Context): WalkedLine {
+  const { segment, line, expected, last } = context;
+  const hash = hashLine(raw.bytes);
+  const fault = raw.whole ? checkLine(raw.bytes, expected) : TORN;
+  const here = { segment, line, offset: raw.offset, length: raw.length, bytes: raw.bytes, whole: raw.whole, hash };
+  if (fault === null) return { ...here, seq: expected.seq, fault };
+  const said = fault.kind === 'unreadable' ? null : placeOf(raw.bytes);
+  const seq = said === null || said.seq > SEQ_MAX ? expected.seq : said.seq;
+  return { ...here, seq, fault: { ...fault, bad: badPlace(fault, { file: segment.file, line, seq, last }) } };
+}
+
+/** No honest ledger gets there; a forged number beyond it must not become where counting goes on. */
+const SEQ_MAX = 2 ** 50;
+
+const TORN: Fault = { kind: 'unreadable', why: 'the last line is torn: it was not written completely' };
+
+type Where = { readonly file: string; readonly line: number; readonly seq: number; readonly last: WalkedLine | null };
+
+function badPlace(fault: Fault, { file, line, seq, last }: Where): BadPlace {
+  if (fault.kind !== 'chain' || last === null || last.fault !== null) return { file, line, seq, why: fault.why };
+  const why = `the line was changed and its checksum made to fit: record ${seq} holds another hash for it`;
+  return { file: last.segment.file, line: last.line, seq: last.seq, why };
+}
+
+/** A ledger that is being written may end in half a line for a moment; one that stays so is torn. */
+const SETTLE_TRIES = 5;
+const SETTLE_MS = 40;
+
+async function completed(handle: Parameters<typeof readLines>[0], raw: RawLine): Promise<RawLine> {
+  if (raw.length > LINE_BYTES_MAX) return raw;
+  for (let attempt = 0; attempt < SETTLE_TRIES; attempt += 1) {
+    await delay(SETTLE_MS);
+    const { size } = await handle.stat();
+    if (size <= raw.offset + raw.length) continue;
+    const to = Math.min(size, raw.offset + LINE_BYTES_MAX + 2);
+    for await (const lines of readLines(handle, { from: raw.offset, to, lineBytesMax: LINE_BYTES_MAX })) {
+      const first = lines[0];
+      if (first?.whole === true) return first;
+    }
+  }
+  return raw;
+}
