@@ -1,0 +1,117 @@
+import type { EgressRule, PortGrant, Spec } from '../profile/spec.ts';
+import { contains, overlaps, parseIpv4, type Ipv4Network } from '../profile/ipv4.ts';
+import { isBelow } from '../profile/names.ts';
+import { destinationKey, samePort } from '../profile/rules.ts';
+
+// The gate and the warden compare names and addresses only in these canonical forms.
+export { canonicaliseName, type CanonicalName } from '../profile/names.ts';
+
+/**
+ * What the profile says about one destination. Deny is what remains: no rule, no answer. The texts hold canonical
+ * names and addresses only, so they are fit to show.
+ */
+export type Verdict =
+  | {
+      readonly kind: 'allow';
+      readonly rule: EgressRule;
+      /** Every port that any matching rule opens. */
+      readonly ports: readonly PortGrant[];
+    }
+  | { readonly kind: 'ask'; readonly rule: EgressRule; readonly ports: readonly PortGrant[] }
+  | { readonly kind: 'deny'; readonly rule: 'egress' | 'egress.never'; readonly explanation: string };
+
+export type EgressRules = Spec['egress'];
+
+/** May this name be looked up, and which ports does it open? `canonicalName` comes from `canonicaliseName`. */
+export function nameVerdict(rules: EgressRules, canonicalName: string): Verdict {
+  const matches = (rule: EgressRule): boolean => rule.kind === 'name' && matchesName(rule, canonicalName);
+  return (
+    granted('allow', rules.allow.filter(matches)) ??
+    granted('ask', rules.ask.filter(matches)) ?? {
+      kind: 'deny',
+      rule: 'egress',
+      explanation: `"${canonicalName}" is not in egress.allow`,
+    }
+  );
+}
+
+export type Destination = PortGrant & { readonly address: string };
+
+/** May this address be reached on this port without a name? Only a rule written as an address says yes. */
+export function addressVerdict(rules: EgressRules, destination: Destination): Verdict {
+  const address = parseIpv4(destination.address);
+  if (address === null) {
+    return { kind: 'deny', rule: 'egress.never', explanation: 'the destination is not an IPv4 address' };
+  }
+  const matches = (rule: EgressRule): boolean =>
+    rule.kind === 'address' &&
+    contains({ network: parseIpv4(rule.network) ?? -1, prefixLength: rule.prefixLength }, address) &&
+    rule.ports.some((grant) => samePort(grant, destination));
+  const verdict = granted('allow', rules.allow.filter(matches)) ?? granted('ask', rules.ask.filter(matches));
+  if (verdict !== null) return verdict;
+  const where = `${destination.address}:${destination.port}/${destination.protocol}`;
+  const never = neverRangeOf(destination.address);
+  if (never !== null) {
+    const explanation = `${where} is in ${never.cidr} (${never.what}), reachable only when written as an address`;
+    return { kind: 'deny', rule: 'egress.never', explanation };
+  }
+  return { kind: 'deny', rule: 'egress', explanation: `${where} is not in egress.allow` };
+}
+
+function granted(kind: 'allow' | 'ask', rules: readonly EgressRule[]): Verdict | null {
+  const [rule] = rules;
+  if (rule === undefined) return null;
+  const ports: PortGrant[] = [];
+  for (const grant of rules.flatMap((match) => match.ports)) {
+    if (!ports.some((other) => samePort(other, grant))) ports.push(grant);
+  }
+  return { kind, rule, ports };
+}
+
+function matchesName(rule: EgressRule & { readonly kind: 'name' }, canonicalName: string): boolean {
+  return rule.wildcard ? isBelow(canonicalName, rule.name) : canonicalName === rule.name;
+}
+
+export type NeverRange = { readonly cidr: string; readonly what: string };
+
+/**
+ * Where a name never leads, whatever it resolves to; most of it opens only to a rule written as an address. The
+ * documentation ranges are not here: the lab's internet lives in them.
+ */
+export const NEVER_RANGES: readonly NeverRange[] = [
+  { cidr: '0.0.0.0/8', what: 'this network' },
+  { cidr: '10.0.0.0/8', what: 'private' },
+  { cidr: '100.64.0.0/10', what: 'shared by carriers' },
+  { cidr: '127.0.0.0/8', what: 'loopback' },
+  { cidr: '168.63.129.16/32', what: 'metadata' },
+  { cidr: '169.254.0.0/16', what: 'link-local and metadata' },
+  { cidr: '172.16.0.0/12', what: 'private' },
+  { cidr: '192.0.0.0/24', what: 'protocol assignments' },
+  { cidr: '192.88.99.0/24', what: 'former 6to4 relays' },
+  { cidr: '192.168.0.0/16', what: 'private' },
+  { cidr: '198.18.0.0/15', what: 'benchmarks' },
+  { cidr: '224.0.0.0/4', what: 'multicast' },
+  { cidr: '240.0.0.0/4', what: 'reserved' },
+];
+
+/** The never-range that holds the address, or null. What is not canonical IPv4 is in all of them. */
+export function neverRangeOf(address: string, ranges: readonly NeverRange[] = NEVER_RANGES): NeverRange | null {
+  const value = parseIpv4(address);
+  if (value === null) return { cidr: '::/0', what: 'not IPv4' };
+  return ranges.find((range) => contains(parseCidr(range.cidr), value)) ?? null;
+}
+
+/** May a name lead here? An answer with such an address is dropped before the agent sees it. */
+export function isNever(address: string, ranges: readonly NeverRange[] = NEVER_RANGES): boolean {
+  return neverRangeOf(address, ranges) !== null;
+}
+
+/** Does a written rule share an address with this network, as a pool of ours that must stay closed to agents? */
+export function ruleReaches(rule: EgressRule, cidr: string): boolean {
+  return rule.kind === 'address' && overlaps(parseCidr(destinationKey(rule)), parseCidr(cidr));
+}
+
+function parseCidr(cidr: string): Ipv4Network {
+  const [network = '', length = ''] = cidr.split('/');
+  return { network: parseIpv4(network) ?? -1, prefixLength: Number(length) };
+}

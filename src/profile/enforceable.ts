@@ -1,0 +1,56 @@
+import { BUDGETS } from '../core/outcome.ts';
+import type { Problem } from '../core/errors.ts';
+import type { Path } from './document.ts';
+import type { ParsedProfile } from './parse.ts';
+import { problemAtPath, showPath } from './problems.ts';
+import type { Spec } from './spec.ts';
+
+/**
+ * What a valid profile may say and this version does not enforce yet. A launch refuses all of it: a bound that is
+ * written and not held would be worse than none.
+ */
+export type Unenforceable = { readonly path: string; readonly keys: Path; readonly why: string };
+
+export function unenforceable(spec: Spec): readonly Unenforceable[] {
+  const found: Unenforceable[] = [];
+  const refuse = (keys: Path, why: string): void => {
+    found.push({ path: showPath(keys), keys, why });
+  };
+  const { limits, budget } = spec;
+  if (limits.onOom === 'process') refuse(['limits', 'onOom'], 'running out of memory ends the whole agent');
+  if (limits.bandwidthBitsPerSecond !== null) refuse(['limits', 'bandwidth'], 'nothing limits the rate of the network');
+  if (limits.ioBytesPerSecond !== null) refuse(['limits', 'io'], 'nothing limits the rate of the disks');
+  if (limits.gpu !== null) refuse(['limits', 'gpu'], 'no GPU is granted or measured');
+  if (budget.gpuMs !== null) refuse(['budget', 'gpu'], 'no GPU is measured');
+  if (budget.ingressBytes !== null)
+    refuse(['budget', 'ingress'], 'bytes that come in are not counted against a budget');
+  if (budget.connections !== null) refuse(['budget', 'connections'], 'connections are not counted');
+  if (spec.egress.ask.length > 0) refuse(['egress', 'ask'], 'there is nobody to ask');
+  for (const list of ['allow', 'ask'] as const) {
+    spec.egress[list].forEach((rule, index) => {
+      if (rule.kind !== 'name' || !rule.inspect) return;
+      refuse(['egress', list, index, 'inspect'], 'nothing looks inside TLS');
+    });
+  }
+  spec.mounts.forEach((mount, index) => {
+    if (mount.sizeBytesMax !== null) refuse(['mounts', index, 'size'], 'the size of a mount is not limited');
+  });
+  for (const name of BUDGETS) {
+    const action = spec.on[name];
+    if (action !== 'throttle' && action !== 'pause') continue;
+    refuse(['on', `budget.${name}`], `the actions are warn, stop and kill, not ${action}`);
+  }
+  if (spec.supervisorLost.action !== 'keep') {
+    refuse(['on', 'supervisor.lost'], 'a run outlives the daemon; its limits and rules hold without it');
+  }
+  return found;
+}
+
+/** The same as problems with their places in the file; empty when the profile may be launched. */
+export function unenforceableProblems(parsed: ParsedProfile, spec: Spec): readonly Problem[] {
+  return unenforceable(spec).map(({ keys, why }) =>
+    problemAtPath(keys, { message: `not enforceable by this version: ${why}`, hint: TAKE_OUT }, parsed.document),
+  );
+}
+
+const TAKE_OUT = 'take it out of the profile; nothing that a profile says is ever ignored';
