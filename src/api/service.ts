@@ -61,6 +61,8 @@ export type RunStreams = {
   /** SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 or SIGWINCH for the agent's first process. */
   signal(name: string): Promise<void>;
   readonly outcome: Promise<Outcome>;
+  /** The client is gone (or done): `output` ends, the agent's stdin ends, the run goes on. Called once, at the end. */
+  detach(): void;
 };
 
 export type RunPhase = 'waiting' | 'preparing' | 'running' | 'ending' | 'cleaning' | 'over';
