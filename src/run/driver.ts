@@ -208,7 +208,7 @@ export class Driver {
     switch (preparation) {
       case 'cgroup':
         teardown.add('cgroup', () => ports.cgroups.remove(runId));
-        this.parentPaths = ports.cgroups.make(runId);
+        this.parentPaths = await ports.cgroups.make(runId);
         break;
       case 'network': {
         const plan = ports.plans.network(lease);

@@ -32,7 +32,7 @@ export type ReadBack = {
 };
 
 export type RunCgroups = {
-  make(runId: string): CgroupPaths;
+  make(runId: string): Promise<CgroupPaths>;
   remove(runId: string): Promise<void>;
   leafPathsOf(pid: number): CgroupPaths;
   /** The way to kill that needs neither the warden nor the engine. Returns the pids still there. */

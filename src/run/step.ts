@@ -20,6 +20,8 @@ export const DENIALS_RECORDED_MAX = 256;
 /** The whole behaviour of a run. Pure: the same state and event give the same answer. */
 export function step(state: RunState, event: RunEvent, incidentId: string): Step {
   if (state.phase === 'over') return same(state);
+  const answered = answeredBy(event);
+  if (answered !== null && !state.pending.includes(answered)) return same(state);
   switch (event.kind) {
     case 'launch':
       return onLaunch(state);
@@ -57,6 +59,28 @@ export function step(state: RunState, event: RunEvent, incidentId: string): Step
       return onDeadline(state, event, incidentId);
     default:
       return assertNever(event);
+  }
+}
+
+/** The acquisition that an event answers; an answer to nothing that was asked changes nothing. */
+function answeredBy(event: RunEvent): string | null {
+  switch (event.kind) {
+    case 'prepared':
+      return prepareKey(event.preparation);
+    case 'container-created':
+      return 'create-container';
+    case 'container-started':
+      return 'start-container';
+    case 'verified':
+    case 'mismatched':
+      return 'read-back';
+    case 'effect-failed': {
+      const { preparation } = event.failure;
+      if (event.effect === 'prepare') return preparation === undefined ? null : prepareKey(preparation);
+      return ['create-container', 'start-container', 'read-back'].includes(event.effect) ? event.effect : null;
+    }
+    default:
+      return null;
   }
 }
 

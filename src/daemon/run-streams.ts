@@ -1,0 +1,84 @@
+import type { Readable } from 'node:stream';
+import type { RunStreams } from '../api/service.ts';
+import type { Attachment, Engine, OutputChunk } from '../core/ports/engine.ts';
+import type { Driver } from '../run/driver.ts';
+import { containerIdOf } from '../run/state.ts';
+
+/** The caller's side of an attached run. What the agent writes is handed on as it comes and never interpreted. */
+export function streamsOf(driver: Driver, engine: Engine): RunStreams {
+  const detached = new AbortController();
+  return {
+    output: outputOf(driver, detached.signal),
+    async write(bytes) {
+      const stdin = (await driver.attachment)?.stdin;
+      if (stdin === null || stdin === undefined || stdin.writableEnded || stdin.destroyed) return;
+      if (!stdin.write(bytes)) await drained(stdin, detached.signal);
+    },
+    endInput() {
+      void driver.attachment.then((attachment) => attachment?.stdin?.end());
+    },
+    async resize(size) {
+      const containerId = containerIdOf(driver.state);
+      if (containerId !== null && driver.state.container.kind === 'started') await engine.resizeTty(containerId, size);
+    },
+    async signal(name) {
+      const containerId = containerIdOf(driver.state);
+      if (containerId === null || driver.state.phase === 'cleaning' || driver.state.phase === 'over') return;
+      await engine.signalContainer(containerId, name);
+    },
+    outcome: driver.outcome,
+    detach() {
+      detached.abort();
+      void driver.attachment.then((attachment) => attachment?.stdin?.end());
+    },
+  };
+}
+
+function drained(stdin: NonNullable<Attachment['stdin']>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    for (const event of ['drain', 'close', 'error']) stdin.once(event, () => resolve());
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}
+
+/** Both outputs as one sequence, in the order of arrival. A slow reader slows the agent down, as a pipe would. */
+async function* outputOf(driver: Driver, signal: AbortSignal): AsyncIterable<OutputChunk> {
+  const attachment = await driver.attachment;
+  if (attachment === null) return;
+  const waiting: OutputChunk[] = [];
+  let open = 2;
+  let wake = (): void => undefined;
+  const take = (stream: OutputChunk['stream'], source: Readable): void => {
+    source.on('data', (bytes: Buffer) => {
+      waiting.push({ stream, bytes });
+      source.pause();
+      wake();
+    });
+    let ended = false;
+    const end = (): void => {
+      if (!ended) open -= 1;
+      ended = true;
+      wake();
+    };
+    source.once('end', end);
+    source.once('close', end);
+    source.once('error', end);
+  };
+  take('stdout', attachment.stdout);
+  take('stderr', attachment.stderr);
+  signal.addEventListener('abort', () => wake(), { once: true });
+  while (!signal.aborted) {
+    const chunk = waiting.shift();
+    if (chunk !== undefined) {
+      yield chunk;
+      (chunk.stream === 'stdout' ? attachment.stdout : attachment.stderr).resume();
+    } else if (open === 0) return;
+    else
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+  }
+  // Nobody reads any more; the agent must not block on a full pipe for that.
+  attachment.stdout.resume();
+  attachment.stderr.resume();
+}

@@ -1,0 +1,467 @@
+import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import type {
+  Caller,
+  DoctorReport,
+  EventsRequest,
+  Explanation,
+  Health,
+  Incident,
+  IncidentSummary,
+  LaunchRequest,
+  LogsRequest,
+  RunDetail,
+  RunStreams,
+  RunView,
+  Service,
+} from '../api/service.ts';
+import { fail, messageOf, RingfenceError } from '../core/errors.ts';
+import { idFrom } from '../core/ids.ts';
+import type { Outcome } from '../core/outcome.ts';
+import type { Engine, EngineEvent, OutputChunk } from '../core/ports/engine.ts';
+import type { Log } from '../core/ports/log.ts';
+import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
+import type { Warden, WardenReport } from '../core/ports/warden.ts';
+import { explainOutcome } from '../report/explain.ts';
+import { Driver } from '../run/driver.ts';
+import type { RunPorts } from '../run/ports.ts';
+import { containerIdOf, initialState } from '../run/state.ts';
+import { admit, type Admission, type AdmissionWorld } from './admission.ts';
+import type { IncidentDesk } from './incident-desk.ts';
+import { streamsOf } from './run-streams.ts';
+import { countDenial, detailOf, RunTable, viewOf, type RunEntry } from './run-table.ts';
+
+/** How long an attached launch waits for its caller to come for the terminal. */
+const ATTACH_MS_MAX = 10_000;
+/** `ps` and `inspect` show counters no older than this. */
+const SAMPLE_MS_MAX = 200;
+const STOP_ALL_MS_MAX = 30_000;
+
+export type SupervisorOptions = {
+  readonly version: string;
+  readonly admission: AdmissionWorld;
+  readonly engine: Engine;
+  readonly warden: Warden;
+  readonly ledger: Ledger;
+  readonly incidents: IncidentDesk;
+  readonly table: RunTable;
+  readonly log: Log;
+  /** Checks mounts and secrets on the real host and builds the ports of one run; refuses with a RingfenceError. */
+  portsFor(run: NewRun): Promise<RunPorts>;
+  doctor(): Promise<DoctorReport>;
+  collectGarbage(runIdsAlive: ReadonlySet<string>): Promise<readonly string[]>;
+  nowIso(): string;
+};
+
+export type NewRun = {
+  readonly runId: string;
+  readonly admission: Admission;
+  readonly request: LaunchRequest;
+  readonly caller: Caller;
+  readonly labels: Readonly<Record<string, string>>;
+};
+
+/** Admits launches, owns the drivers, and hands each report of the warden and the engine to the run it is about. */
+export class Supervisor implements Service {
+  private readonly options: SupervisorOptions;
+  private readonly startedAt: string;
+  private readonly waiting = new Map<string, NodeJS.Timeout>();
+  private stopping = false;
+
+  constructor(options: SupervisorOptions) {
+    this.options = options;
+    this.startedAt = options.nowIso();
+  }
+
+  health(): Health {
+    const { seq, hash } = this.options.ledger.head();
+    return {
+      version: this.options.version,
+      pid: process.pid,
+      startedAt: this.startedAt,
+      runs: this.options.table.alive().length,
+      ledger: { seq, hash, failure: this.options.ledger.failure()?.message ?? null },
+    };
+  }
+
+  async launch(request: LaunchRequest, caller: Caller): Promise<RunView> {
+    if (this.stopping) throw fail('DAEMON_NOT_RUNNING', { detail: 'the daemon is stopping and starts nothing new' });
+    const runId = idFrom('r', randomBytes(12));
+    try {
+      const admission = await admit(request, caller, this.options.admission);
+      const ports = await this.options.portsFor({ runId, admission, request, caller, labels: request.labels });
+      return await this.admitted({ runId, admission, request, caller, labels: request.labels }, ports);
+    } catch (error) {
+      this.recordRefusal(request, caller, error);
+      throw error;
+    }
+  }
+
+  private async admitted(run: NewRun, ports: RunPorts): Promise<RunView> {
+    const { runId, admission, request, caller } = run;
+    const { spec, image } = admission;
+    const admittedAt = this.options.nowIso();
+    const written = this.options.ledger.append({
+      kind: 'run.admitted',
+      runId,
+      profile: spec.name,
+      profileDigest: spec.profileDigest,
+      profilePath: request.profilePath,
+      profileText: admission.profileText,
+      owner: spec.owner,
+      image: spec.image,
+      imageDigest: image.digest,
+      command: spec.command,
+      labels: run.labels,
+      caller,
+    });
+    // What runs must be on record before it runs: a launch that cannot be recorded is refused.
+    await written.flushed.catch((cause: unknown) => {
+      throw fail('LEDGER_UNWRITABLE', { detail: `the launch could not be recorded: ${messageOf(cause)}` }, { cause });
+    });
+    const driver = new Driver({
+      state: initialState({ runId, spec, imageDigest: image.digest }),
+      incidentId: idFrom('i', randomBytes(12)),
+      ports,
+      attach: request.attach ? { tty: request.tty, stdin: request.stdin } : null,
+    });
+    const entry: RunEntry = {
+      driver,
+      spec,
+      profilePath: request.profilePath,
+      labels: run.labels,
+      caller,
+      admittedAt,
+      denialsByDestination: new Map(),
+    };
+    this.options.table.add(entry);
+    this.options.log.info({ runId, profile: spec.name }, 'run admitted');
+    if (request.attach) this.waitForCaller(entry);
+    else driver.post({ kind: 'launch' });
+    return viewOf(entry);
+  }
+
+  private recordRefusal(request: LaunchRequest, caller: Caller, error: unknown): void {
+    const code = error instanceof RingfenceError ? error.code : 'INTERNAL';
+    const draft = {
+      kind: 'run.refused' as const,
+      profilePath: request.profilePath,
+      code,
+      message: messageOf(error),
+      caller,
+    };
+    this.options.ledger.append(draft).flushed.catch(() => undefined);
+    if (code === 'INTERNAL') this.options.log.error({ err: error }, 'launch failed');
+  }
+
+  private waitForCaller(entry: RunEntry): void {
+    const { runId } = entry.driver.state;
+    const timer = setTimeout(() => {
+      this.waiting.delete(runId);
+      const detail = `nobody attached within ${ATTACH_MS_MAX / 1000} s, so the run was not started`;
+      entry.driver.post({ kind: 'end-requested', how: 'kill', reason: 'refused', rule: null, detail });
+    }, ATTACH_MS_MAX);
+    this.waiting.set(runId, timer);
+  }
+
+  async attach(runId: string, caller: Caller): Promise<RunStreams> {
+    const entry = this.options.table.get(runId);
+    if (entry === undefined) throw fail('RUN_NOT_FOUND', { detail: `there is no run ${runId}` });
+    if (caller.uid !== entry.caller.uid && caller.uid !== 0)
+      throw fail('FORBIDDEN', { detail: 'only who launched the run may attach to it' });
+    const timer = this.waiting.get(runId);
+    if (timer === undefined)
+      throw fail('RUN_OVER', {
+        detail: `run ${runId} does not wait for a terminal`,
+        hint: `\`ringfence logs -f ${runId}\` shows its output`,
+      });
+    clearTimeout(timer);
+    this.waiting.delete(runId);
+    entry.driver.post({ kind: 'launch' });
+    return streamsOf(entry.driver, this.options.engine);
+  }
+
+  async list(options: { readonly all: boolean }): Promise<readonly RunView[]> {
+    await this.refresh(this.options.table.alive());
+    return this.options.table.views(options);
+  }
+
+  async inspect(run: string): Promise<RunDetail> {
+    const found = this.options.table.find(run);
+    if ('past' in found) {
+      throw fail('RUN_OVER', {
+        detail: `run ${found.past.outcome.runId} ended under an earlier daemon`,
+        hint: `\`ringfence why ${found.past.outcome.runId}\` says how`,
+      });
+    }
+    await this.refresh([found.entry]);
+    return detailOf(found.entry);
+  }
+
+  /** Asks the warden for counters of now; an answer that does not come leaves the latest ones. */
+  private async refresh(entries: readonly RunEntry[]): Promise<void> {
+    const running = entries.filter((entry) => entry.driver.state.phase === 'running');
+    const sampled = running.map(async (entry) => {
+      const usage = await this.options.warden.sample(entry.driver.state.runId).catch(() => null);
+      if (usage !== null) entry.driver.post({ kind: 'sampled', usage });
+    });
+    await Promise.race([Promise.all(sampled), delay(SAMPLE_MS_MAX)]);
+  }
+
+  async wait(run: string, signal: AbortSignal): Promise<Outcome> {
+    const found = this.options.table.find(run);
+    if ('past' in found) return found.past.outcome;
+    const gone = Promise.withResolvers<never>();
+    signal.addEventListener('abort', () => gone.reject(fail('REQUEST_INVALID', { detail: 'the caller went away' })), {
+      once: true,
+    });
+    return Promise.race([found.entry.driver.outcome, gone.promise]);
+  }
+
+  async stop(run: string, caller: Caller): Promise<void> {
+    this.endByHand(run, caller, 'stop');
+  }
+
+  async kill(run: string, caller: Caller): Promise<void> {
+    this.endByHand(run, caller, 'kill');
+  }
+
+  private endByHand(run: string, caller: Caller, how: 'stop' | 'kill'): void {
+    const found = this.options.table.find(run);
+    if ('past' in found || found.entry.driver.state.phase === 'over')
+      throw fail('RUN_OVER', { detail: `"${run}" is over` });
+    const { driver, spec } = found.entry;
+    const { runId } = driver.state;
+    this.options.ledger
+      .append({ kind: 'command.issued', runId, profile: spec.name, command: how, caller })
+      .flushed.catch(() => undefined);
+    const reason = how === 'stop' ? 'stopped' : 'killed';
+    driver.post({ kind: 'end-requested', how, reason, rule: null, detail: `${reason} by user ${caller.uid}` });
+  }
+
+  async *logs(run: string, options: LogsRequest, signal: AbortSignal): AsyncIterable<OutputChunk> {
+    const found = this.options.table.find(run);
+    const containerId = 'past' in found ? null : containerIdOf(found.entry.driver.state);
+    if ('past' in found || containerId === null || found.entry.driver.state.phase === 'over') {
+      throw fail('RUN_OVER', {
+        detail: `the output of "${run}" went with its container`,
+        hint: `\`ringfence why ${run}\` says how it ended`,
+      });
+    }
+    yield* this.options.engine.logs(containerId, { ...options, signal });
+  }
+
+  async *events(options: EventsRequest, signal: AbortSignal): AsyncIterable<LedgerRecord> {
+    const { ledger, table } = this.options;
+    const runId = options.run === null ? null : referencedRun(table, options.run);
+    const wanted = (record: LedgerRecord): boolean =>
+      (runId === null || record.runId === runId) &&
+      (options.sinceMs === null || Date.parse(record.at) >= options.sinceMs);
+    yield* followLedger(ledger, { follow: options.follow, wanted, signal });
+  }
+
+  async incidents(): Promise<readonly IncidentSummary[]> {
+    return this.options.incidents.list();
+  }
+
+  async incident(id: string): Promise<Incident> {
+    const incident = this.options.incidents.get(id);
+    if (incident === null) throw fail('INCIDENT_NOT_FOUND', { detail: `there is no incident ${id}` });
+    return incident;
+  }
+
+  async why(reference: string): Promise<Explanation> {
+    const incident = this.options.incidents.get(reference);
+    const found = this.options.table.find(incident?.subject.runId ?? reference);
+    const outcome = 'past' in found ? found.past.outcome : found.entry.driver.state.outcome;
+    const denials = 'past' in found ? [] : found.entry.driver.state.lastDenials;
+    if (outcome === null) {
+      const { runId } = 'past' in found ? found.past.outcome : found.entry.driver.state;
+      return explainAlive(
+        runId,
+        denials.map((denial) => denial.explanation),
+      );
+    }
+    const opened = outcome.incidentId === null ? null : this.options.incidents.get(outcome.incidentId);
+    return explainOutcome(outcome, opened, denials);
+  }
+
+  async release(profile: string, caller: Caller): Promise<void> {
+    if (!this.options.incidents.isQuarantined(profile))
+      throw fail('NOT_QUARANTINED', { detail: `${profile} is not in quarantine` });
+    this.options.incidents.release(profile, caller);
+  }
+
+  doctor(): Promise<DoctorReport> {
+    return this.options.doctor();
+  }
+
+  async gc(caller: Caller): Promise<{ readonly removed: readonly string[] }> {
+    const alive = new Set(this.options.table.alive().map((entry) => entry.driver.state.runId));
+    const removed = await this.options.collectGarbage(alive);
+    this.options.ledger.append({ kind: 'garbage.collected', removed, caller }).flushed.catch(() => undefined);
+    return { removed };
+  }
+
+  /** From the warden's pipe. */
+  receive(report: WardenReport): void {
+    if (!('runId' in report)) return;
+    const entry = this.options.table.get(report.runId);
+    if (entry === undefined) return;
+    if (report.kind === 'denied') {
+      const { destination, port } = report.denial;
+      countDenial(entry, port === null ? destination : `${destination}:${port}`, 1 + report.suppressed);
+    }
+    if (report.kind === 'breached') this.options.incidents.keepProcesses(report.runId, report.processes);
+    entry.driver.receive(report);
+  }
+
+  /** From the engine's event stream. */
+  onEngineEvent(event: EngineEvent): void {
+    if (event.kind === 'reconnected') {
+      void this.relist();
+      return;
+    }
+    const entry = this.options.table.alive().find(({ driver }) => containerIdOf(driver.state) === event.containerId);
+    if (entry === undefined) return;
+    const { driver, spec } = entry;
+    const { runId } = driver.state;
+    switch (event.kind) {
+      case 'died':
+        driver.post({ kind: 'died', exitCode: event.exitCode, oomKilledFlag: false });
+        break;
+      case 'oom':
+        break;
+      case 'touched':
+        // The container is not what was verified any more: whoever did it has the engine's socket, and must use ours.
+        this.drift(entry, `somebody did "${event.action}" to the container`);
+        break;
+      case 'network-attached':
+      case 'network-detached': {
+        const own = event.network === driver.network?.bridge || event.network === networkNameOf(runId);
+        if (!own) this.drift(entry, `the container was attached to or detached from network ${event.network}`);
+        else if (event.kind === 'network-detached' && driver.state.phase === 'running')
+          this.drift(entry, 'the network of the run was detached');
+        break;
+      }
+    }
+    void spec;
+  }
+
+  private drift(entry: RunEntry, what: string): void {
+    const { driver, spec } = entry;
+    const { runId, phase } = driver.state;
+    if (phase !== 'running' && phase !== 'preparing') return;
+    this.options.ledger
+      .append({ kind: 'drift.detected', runId, profile: spec.name, what })
+      .flushed.catch(() => undefined);
+    driver.post({ kind: 'end-requested', how: 'kill', reason: 'enforcement.lost', rule: 'drift', detail: what });
+  }
+
+  /** Events were lost: look at every container of ours once. */
+  private async relist(): Promise<void> {
+    for (const { driver } of this.options.table.alive()) {
+      const containerId = containerIdOf(driver.state);
+      if (containerId === null || driver.state.container.kind !== 'started') continue;
+      try {
+        const facts = await this.options.engine.inspectContainer(containerId);
+        if (facts.state === 'exited' || facts.state === 'dead') {
+          driver.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
+        }
+      } catch (error) {
+        this.options.log.warn(
+          { err: error, runId: driver.state.runId },
+          'container could not be inspected after a reconnect',
+        );
+      }
+    }
+  }
+
+  /** The kill path is gone: nothing measures or ends the runs any more, so they end now. */
+  onWardenLost(detail: string): void {
+    this.options.ledger.append({ kind: 'enforcement.lost', what: 'warden', detail }).flushed.catch(() => undefined);
+    for (const { driver } of this.options.table.alive()) {
+      driver.post({ kind: 'end-requested', how: 'kill', reason: 'enforcement.lost', rule: 'warden', detail });
+      driver.post({ kind: 'deadline', name: 'empty' });
+    }
+  }
+
+  /** Ends every run and waits until nothing of them is left. */
+  async stopAll(): Promise<void> {
+    this.stopping = true;
+    const alive = this.options.table.alive();
+    for (const { driver } of alive) {
+      driver.post({
+        kind: 'end-requested',
+        how: 'stop',
+        reason: 'stopped',
+        rule: null,
+        detail: 'the daemon was stopped',
+      });
+    }
+    const late = delay(STOP_ALL_MS_MAX, undefined, { ref: false });
+    await Promise.race([Promise.all(alive.map(({ driver }) => driver.outcome)), late]);
+  }
+}
+
+export function networkNameOf(runId: string): string {
+  return `ringfence-${runId}`;
+}
+
+function referencedRun(table: RunTable, reference: string): string {
+  const found = table.find(reference);
+  return 'past' in found ? found.past.outcome.runId : found.entry.driver.state.runId;
+}
+
+function explainAlive(runId: string, denials: readonly string[]): Explanation {
+  return {
+    subject: runId,
+    headline:
+      denials.length === 0 ? 'The run is alive and nothing was denied.' : 'The run is alive; these were denied.',
+    rule: null,
+    evidence: denials,
+    change: [],
+  };
+}
+
+/** More than this waiting for one slow reader ends its stream. */
+const FOLLOW_RECORDS_MAX = 10_000;
+
+async function* followLedger(
+  ledger: Ledger,
+  options: {
+    readonly follow: boolean;
+    readonly wanted: (record: LedgerRecord) => boolean;
+    readonly signal: AbortSignal;
+  },
+): AsyncIterable<LedgerRecord> {
+  const fresh: LedgerRecord[] = [];
+  let wake = (): void => undefined;
+  const unsubscribe = ledger.subscribe((record) => {
+    if (fresh.length < FOLLOW_RECORDS_MAX) fresh.push(record);
+    wake();
+  });
+  options.signal.addEventListener('abort', () => wake(), { once: true });
+  try {
+    let lastSeq = 0;
+    for await (const record of ledger.read({ fromSeq: 1 })) {
+      lastSeq = record.seq;
+      if (options.wanted(record)) yield record;
+      if (options.signal.aborted) return;
+    }
+    while (options.follow && !options.signal.aborted) {
+      const record = fresh.shift();
+      if (record === undefined) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+        continue;
+      }
+      if (record.seq > lastSeq && options.wanted(record)) yield record;
+      if (fresh.length >= FOLLOW_RECORDS_MAX - 1)
+        throw fail('REQUEST_INVALID', { detail: 'the reader of the events is too slow' });
+    }
+  } finally {
+    unsubscribe();
+  }
+}

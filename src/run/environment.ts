@@ -1,0 +1,107 @@
+import type { Spec } from '../profile/spec.ts';
+
+/**
+ * The agent's environment. Some names are the supervisor's: they would grant a GPU, load code into every process, or
+ * say something false about the run. Values of secrets are never part of it, because the engine shows the environment
+ * of a container to whoever may inspect it.
+ */
+export const SECRETS_FOLDER = '/run/secrets';
+export const SHELL = '/bin/sh';
+
+/** A variable of this ending holds the path of the secret and not the secret: images without a shell can use those. */
+const FILE_SUFFIX = '_FILE';
+
+const OWNED_NAMES = new Set([
+  'LD_PRELOAD',
+  'LD_AUDIT',
+  'GPU_DEVICE_ORDINAL',
+  'ROCR_VISIBLE_DEVICES',
+  'HIP_VISIBLE_DEVICES',
+]);
+const OWNED_PREFIXES = ['NVIDIA_', 'CUDA_', 'RINGFENCE_'];
+
+/** Facts that an image may state about itself although a profile may not: they grant nothing. */
+const IMAGE_NAMES_HARMLESS = new Set(['CUDA_VERSION', 'CUDA_HOME', 'NVIDIA_PRODUCT_NAME']);
+
+export function isOwnedName(name: string): boolean {
+  return OWNED_NAMES.has(name) || OWNED_PREFIXES.some((prefix) => name.startsWith(prefix));
+}
+
+/** The secrets that a shell must turn from a file into a variable; the others are read as files. */
+export function secretsByValue(spec: Spec): readonly string[] {
+  return spec.secrets.map((secret) => secret.env).filter((name) => !isPathOfSecret(name));
+}
+
+/** The name of the file that holds a secret, inside SECRETS_FOLDER. */
+export function secretFileName(env: string): string {
+  return isPathOfSecret(env) ? env.slice(0, -FILE_SUFFIX.length) : env;
+}
+
+function isPathOfSecret(name: string): boolean {
+  return name.endsWith(FILE_SUFFIX) && name.length > FILE_SUFFIX.length;
+}
+
+/**
+ * `NAME=value` entries as the engine takes them; an entry without `=` takes the image's variable of that name away.
+ * The agent is told its bounds, so that it can keep within them.
+ */
+export function environmentOf(options: {
+  readonly spec: Spec;
+  readonly runId: string;
+  readonly imageEnv: readonly string[];
+  readonly cpuMillis: number;
+}): readonly string[] {
+  const { spec } = options;
+  const imageNames = options.imageEnv.map((entry) => entry.split('=')[0] ?? '');
+  const values: Record<string, string> = {
+    ...(imageNames.includes('HOME') ? {} : { HOME: '/tmp' }),
+    ...spec.env,
+    ...Object.fromEntries(spec.secrets.map(({ env }) => pathVariable(env))),
+    RINGFENCE_RUN_ID: options.runId,
+    RINGFENCE_PROFILE: spec.name,
+    RINGFENCE_CPU_MILLIS: String(options.cpuMillis),
+    RINGFENCE_MEMORY_BYTES: String(spec.limits.memoryBytesMax),
+    RINGFENCE_PIDS: String(spec.limits.pidsMax),
+    RINGFENCE_DISK_BYTES: String(spec.limits.diskBytesMax),
+    RINGFENCE_WALL_MS: String(spec.budget.wallMs),
+    ...optionalNumber('RINGFENCE_BUDGET_CPU_MS', spec.budget.cpuMs),
+    ...optionalNumber('RINGFENCE_BUDGET_EGRESS_BYTES', spec.budget.egressBytes),
+    // Without it, a host whose default runtime is NVIDIA's gives every GPU to any image that asks.
+    NVIDIA_VISIBLE_DEVICES: 'void',
+  };
+  const removed = imageNames.filter(
+    (name) => !(name in values) && isOwnedName(name) && !IMAGE_NAMES_HARMLESS.has(name),
+  );
+  return [...Object.entries(values).map(([name, value]) => `${name}=${value}`), ...new Set(removed)];
+}
+
+function pathVariable(env: string): [string, string] {
+  return [isPathOfSecret(env) ? env : `${env}${FILE_SUFFIX}`, `${SECRETS_FOLDER}/${secretFileName(env)}`];
+}
+
+function optionalNumber(name: string, value: number | null): Record<string, string> {
+  return value === null ? {} : { [name]: String(value) };
+}
+
+/**
+ * The agent's command behind a line of shell that reads each secret from its file into its variable and then becomes
+ * the command. Only names are in the text, so neither the engine nor a process list shows a value. It needs a POSIX
+ * shell and no other program.
+ */
+export function commandWithSecrets(command: readonly string[], names: readonly string[]): readonly string[] {
+  if (names.length === 0) return command;
+  const script = [
+    "ringfence_newline='\n'",
+    'ringfence_read() {',
+    '  ringfence_text=',
+    '  while IFS= read -r ringfence_line; do ringfence_text=$ringfence_text$ringfence_line$ringfence_newline; done <"$1" ||',
+    '    exit 126',
+    // The last line has no newline of its own: `read` fails, and has still read it.
+    '  ringfence_text=$ringfence_text$ringfence_line',
+    '}',
+    ...names.map((name) => `ringfence_read ${SECRETS_FOLDER}/${name}; ${name}=$ringfence_text; export ${name}`),
+    'unset ringfence_text ringfence_line ringfence_newline; unset -f ringfence_read',
+    'exec "$@"',
+  ].join('\n');
+  return [SHELL, '-c', script, 'ringfence-launch', ...command];
+}

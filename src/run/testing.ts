@@ -1,0 +1,55 @@
+import type { Spec } from '../profile/spec.ts';
+
+/** A small, whole Spec for tests; every test says only what it is about. */
+export function specOf(overrides: Partial<Spec> = {}): Spec {
+  return {
+    name: 'probe',
+    description: '',
+    owner: 'tests@example.com',
+    profileDigest: `sha256:${'0'.repeat(64)}`,
+    image: 'ringfence/agent-shell:local',
+    command: ['/bin/true'],
+    commandFromCaller: false,
+    user: { uid: 10001, gid: 10001 },
+    env: {},
+    secrets: [],
+    mounts: [],
+    limits: {
+      cpuMillis: 1000,
+      memoryBytesMax: 64 * 2 ** 20,
+      onOom: 'agent',
+      pidsMax: 64,
+      diskBytesMax: 16 * 2 ** 20,
+      filesMax: 256,
+      bandwidthBitsPerSecond: null,
+      ioBytesPerSecond: null,
+      gpu: null,
+    },
+    budget: {
+      wallMs: 60_000,
+      cpuMs: null,
+      gpuMs: null,
+      egressBytes: null,
+      ingressBytes: null,
+      connections: null,
+      denials: null,
+    },
+    egress: { allow: [], ask: [] },
+    on: {
+      wall: 'kill',
+      cpu: 'kill',
+      gpu: 'kill',
+      egress: 'kill',
+      ingress: 'kill',
+      connections: 'kill',
+      denials: 'kill',
+    },
+    graceMs: 5_000,
+    quarantine: false,
+    supervisorLost: { action: 'keep', forMs: 0 },
+    warnAt: [0.8],
+    alerts: [],
+    accept: [],
+    ...overrides,
+  };
+}
