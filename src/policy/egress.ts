@@ -1,7 +1,7 @@
 import type { EgressRule, PortGrant, Spec } from '../profile/spec.ts';
 import { contains, overlaps, parseIpv4, type Ipv4Network } from '../profile/ipv4.ts';
 import { isBelow } from '../profile/names.ts';
-import { destinationKey, samePort } from '../profile/rules.ts';
+import { destinationOf, samePort } from '../profile/rules.ts';
 
 // The gate and the warden compare names and addresses only in these canonical forms.
 export { canonicaliseName, type CanonicalName } from '../profile/names.ts';
@@ -108,7 +108,7 @@ export function isNever(address: string, ranges: readonly NeverRange[] = NEVER_R
 
 /** Does a written rule share an address with this network, as a pool of ours that must stay closed to agents? */
 export function ruleReaches(rule: EgressRule, cidr: string): boolean {
-  return rule.kind === 'address' && overlaps(parseCidr(destinationKey(rule)), parseCidr(cidr));
+  return rule.kind === 'address' && overlaps(parseCidr(destinationOf(rule)), parseCidr(cidr));
 }
 
 function parseCidr(cidr: string): Ipv4Network {

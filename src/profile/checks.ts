@@ -1,5 +1,5 @@
 import type { Path } from './document.ts';
-import { destinationKey, parseRule, RULES_MAX, sharedPort } from './rules.ts';
+import { destinationOf, parseRule, RULES_MAX } from './rules.ts';
 import type { EgressRule } from './spec.ts';
 
 /**
@@ -21,41 +21,45 @@ export function findContradictions(raw: unknown, lineOf: (path: Path) => number)
   ];
 }
 
-const LINES_COMPARED_MAX = 64;
-
-type Written = { readonly rule: EgressRule; readonly path: Path };
-
 function egressFindings(raw: unknown, lineOf: (path: Path) => number): readonly Finding[] {
   const findings: Finding[] = [];
-  const byDestination = new Map<string, Written[]>();
+  const firstByGrant = new Map<string, Path>();
   for (const list of ['allow', 'ask'] as const) {
     entriesAt(raw, ['egress', list])
       .slice(0, RULES_MAX)
       .forEach((entry, index) => {
-        const text = typeof entry === 'string' ? entry : at(entry, ['to']);
+        const short = typeof entry === 'string';
+        const text = short ? entry : at(entry, ['to']);
         if (typeof text !== 'string') return;
         const parsed = parseRule(text, { list, inspect: false });
         if (!parsed.ok) return;
-        const path: Path = typeof entry === 'string' ? ['egress', list, index] : ['egress', list, index, 'to'];
-        if (typeof entry !== 'string' && at(entry, ['inspect']) === true && parsed.rule.kind === 'address') {
+        const path: Path = short ? ['egress', list, index] : ['egress', list, index, 'to'];
+        if (!short && at(entry, ['inspect']) === true && parsed.rule.kind === 'address') {
           const message = 'must be a name to be inspected';
           findings.push({ path, message, hint: 'take `inspect` out, or write the name' });
         }
-        const same = byDestination.get(destinationKey(parsed.rule)) ?? [];
-        for (const earlier of same) {
-          const port = sharedPort(earlier.rule, parsed.rule);
-          if (port === null) continue;
-          const where = `${String(earlier.path[1])} in line ${lineOf(earlier.path)}`;
-          const message = `must not repeat ${destinationKey(parsed.rule)} on ${port.port}/${port.protocol}: it is already under ${where}`;
-          findings.push({ path, message, hint: 'delete one of the two lines' });
-          break;
-        }
-        // The first few are enough to compare with: a destination has a handful of lines, or a hostile file many.
-        if (same.length < LINES_COMPARED_MAX) same.push({ rule: parsed.rule, path });
-        byDestination.set(destinationKey(parsed.rule), same);
+        findings.push(...repeatedGrants({ rule: parsed.rule, path, firstByGrant }, lineOf));
       });
   }
   return findings;
+}
+
+type Written = { readonly rule: EgressRule; readonly path: Path; readonly firstByGrant: Map<string, Path> };
+
+// A wildcard and a name that it covers may stand together; the same port of the same destination may not.
+function repeatedGrants({ rule, path, firstByGrant }: Written, lineOf: (path: Path) => number): readonly Finding[] {
+  const destination = destinationOf(rule);
+  for (const { port, protocol } of rule.ports) {
+    const grant = `${destination} on ${port}/${protocol}`;
+    const first = firstByGrant.get(grant);
+    if (first !== undefined) {
+      const where = `egress.${String(first[1])} in line ${lineOf(first)}`;
+      const message = `must not repeat ${grant}, which is already under ${where}`;
+      return [{ path, message, hint: 'delete one of the two lines' }];
+    }
+    firstByGrant.set(grant, path);
+  }
+  return [];
 }
 
 function secretFindings(raw: unknown): readonly Finding[] {

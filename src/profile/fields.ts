@@ -69,6 +69,7 @@ export function size({ min, max }: Range) {
     must: 'must be a size with a unit, such as 512MiB or 2GB',
     check: within(parseSize, { min, max }, formatBytes),
   }).meta({
+    title: `size, ${formatBytes(min)} to ${formatBytes(max)}`,
     pattern: '^[0-9]+(\\.[0-9]+)? ?(B|[kMGT]B|[KMGT]iB)$',
   });
 }
@@ -77,7 +78,10 @@ export function duration({ min, max }: Range) {
   return text({
     must: 'must be a time with a unit, such as 30s, 15m or 2h',
     check: within(parseDuration, { min, max }, formatDuration),
-  }).meta({ pattern: '^[0-9]+(\\.[0-9]+)? ?(ms|s|m|h|d)$' });
+  }).meta({
+    title: `time, ${formatDuration(min)} to ${formatDuration(max)}`,
+    pattern: '^[0-9]+(\\.[0-9]+)? ?(ms|s|m|h|d)$',
+  });
 }
 
 const BIT_RATE_RANGE: Range = { min: 8_000, max: 1e12 };
@@ -88,14 +92,14 @@ export function bitRate() {
   return text({
     must: 'must be a rate with a unit, such as 20Mbit/s or 2MiB/s',
     check: within(parseBitRate, BIT_RATE_RANGE, show),
-  }).meta({ pattern: '^[0-9]+(\\.[0-9]+)? ?([kMG]bit|B|[kMGT]B|[KMGT]iB)/s$' });
+  }).meta({ title: 'rate', pattern: '^[0-9]+(\\.[0-9]+)? ?([kMG]bit|B|[kMGT]B|[KMGT]iB)/s$' });
 }
 
 export function byteRate() {
   return text({
     must: 'must be a rate with a unit, such as 50MiB/s',
     check: within(parseByteRate, BYTE_RATE_RANGE, (bytes) => `${formatBytes(bytes)}/s`),
-  }).meta({ pattern: '^[0-9]+(\\.[0-9]+)? ?(B|[kMGT]B|[KMGT]iB)/s$' });
+  }).meta({ title: 'rate', pattern: '^[0-9]+(\\.[0-9]+)? ?(B|[kMGT]B|[KMGT]iB)/s$' });
 }
 
 export function listOf<Item extends z.ZodType>(item: Item, entriesMax: number) {
@@ -108,6 +112,7 @@ export function egressRule(list: 'allow' | 'ask') {
     charsMax: RULE_CHARS_MAX,
     check: (value) => parseRule(value, { list, inspect: false }),
   }).meta({
+    title: 'rule',
     pattern: '^(\\*\\.)?[A-Za-z0-9.-]+(/[0-9]{1,2})?(:[0-9]{1,5}(/(tcp|udp))?(,[0-9]{1,5}(/(tcp|udp))?)*)?$',
   });
 }

@@ -57,18 +57,8 @@ export function parseRule(text: string, options: RuleOptions = { list: 'allow', 
   return addressRule({ text, host, ports: ports.ports });
 }
 
-/** Two rules that open the same port of the same destination, or null. Wildcards and what they cover may coexist. */
-export function sharedPort(left: EgressRule, right: EgressRule): PortGrant | null {
-  const same =
-    left.kind === 'name'
-      ? right.kind === 'name' && left.name === right.name && left.wildcard === right.wildcard
-      : right.kind === 'address' && left.network === right.network && left.prefixLength === right.prefixLength;
-  if (!same) return null;
-  return left.ports.find((grant) => right.ports.some((other) => samePort(grant, other))) ?? null;
-}
-
-/** Everything that makes two rules comparable by a map: `sharedPort` needs to look only at rules of one key. */
-export function destinationKey(rule: EgressRule): string {
+/** What a rule opens, without the ports, in canonical form: two rules for one destination have the same text. */
+export function destinationOf(rule: EgressRule): string {
   if (rule.kind === 'name') return rule.wildcard ? `*.${rule.name}` : rule.name;
   return `${rule.network}/${rule.prefixLength}`;
 }
