@@ -1,0 +1,162 @@
+import { existsSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { execa } from 'execa';
+import { assert } from '../core/assert.ts';
+import { fail, messageOf } from '../core/errors.ts';
+import { RUN_ID_PATTERN } from '../core/ids.ts';
+import type { CgroupPaths } from '../core/ports/warden.ts';
+import { isGone } from './counters.ts';
+import { detectLayout } from './layout.ts';
+import type { CgroupLayout } from './layout.ts';
+
+/**
+ * A cgroup for each run, made before its container and above it, so that the counters outlive the container and one
+ * file kills everything of the run. The engine's driver decides its place: a directory below `ringfence`, or a slice
+ * that systemd must make itself, because systemd removes what it does not know.
+ */
+export type CgroupDriver = 'cgroupfs' | 'systemd';
+
+const TOP = 'ringfence';
+const SYSTEMCTL_MS_MAX = 10_000;
+const REMOVE_MS_MAX = 5_000;
+const REMOVE_TRY_MS = 10;
+/** The container, and what an engine may have made in it. */
+const DEPTH_MAX = 4;
+
+/** What the container is created with as CgroupParent. */
+export function cgroupParentOf(runId: string, driver: CgroupDriver): string {
+  return driver === 'cgroupfs' ? `/${TOP}/${runId}` : `${TOP}-${runId}.slice`;
+}
+
+/** The run's parent cgroup in every hierarchy that is read. Making it again returns the same one. */
+export function makeRunCgroup(runId: string, layout: CgroupLayout = detectLayout()): CgroupPaths {
+  assert(RUN_ID_PATTERN.test(runId), 'a run id is safe in a path');
+  const paths = pathsBelow(layout, join(TOP, runId));
+  try {
+    for (const directory of new Set(Object.values(paths))) {
+      if (directory !== null) makeDirectory(directory);
+    }
+    if (layout.version === 2) delegateControllers(layout, [TOP]);
+  } catch (cause) {
+    const detail = `the cgroup of run ${runId} cannot be made: ${messageOf(cause)}`;
+    throw fail('METER_FAILED', { detail, runId }, { cause });
+  }
+  return paths;
+}
+
+/** As `makeRunCgroup` where systemd owns the tree: it must hear of the slice, or it removes it with the container. */
+export async function makeRunSlice(runId: string, layout: CgroupLayout = detectLayout()): Promise<CgroupPaths> {
+  assert(RUN_ID_PATTERN.test(runId), 'a run id is safe in a unit name');
+  const unit = cgroupParentOf(runId, 'systemd');
+  try {
+    await execa('systemctl', ['start', unit], { timeout: SYSTEMCTL_MS_MAX });
+  } catch (cause) {
+    const detail = `systemd did not start ${unit}: ${messageOf(cause)}`;
+    throw fail('METER_FAILED', { detail, runId, unit }, { cause });
+  }
+  const paths = pathsBelow(layout, join(`${TOP}.slice`, unit));
+  for (const directory of new Set(Object.values(paths))) {
+    if (directory === null || existsSync(directory)) continue;
+    // On v1 systemd joins only the hierarchies it manages; the container's own driver makes the others in the same place.
+    makeDirectory(directory);
+  }
+  return paths;
+}
+
+/** Removes the run's cgroups in every hierarchy of the host. Throws METER_FAILED when processes are still in them. */
+export async function removeRunCgroup(runId: string, layout: CgroupLayout = detectLayout()): Promise<void> {
+  assert(RUN_ID_PATTERN.test(runId), 'a run id is safe in a path');
+  const unit = cgroupParentOf(runId, 'systemd');
+  const slices = layout.directories.map((mount) => join(mount, `${TOP}.slice`, unit));
+  if (slices.some((slice) => existsSync(slice))) {
+    await execa('systemctl', ['stop', unit], { timeout: SYSTEMCTL_MS_MAX, reject: false });
+  }
+  const directories = [...layout.directories.map((mount) => join(mount, TOP, runId)), ...slices];
+  const deadline = performance.now() + REMOVE_MS_MAX;
+  for (;;) {
+    const left = directories.filter((directory) => !removeTree(directory, 0));
+    if (left.length === 0) break;
+    if (performance.now() > deadline) {
+      throw fail('METER_FAILED', { detail: `the cgroup of run ${runId} is not empty: ${left.join(', ')}`, runId });
+    }
+    await delay(REMOVE_TRY_MS);
+  }
+  for (const mount of layout.directories) removeOne(join(mount, TOP));
+}
+
+/** Runs whose cgroups exist, for the collection of what a crash left. */
+export function listRunCgroups(layout: CgroupLayout = detectLayout()): readonly string[] {
+  const runIds = new Set<string>();
+  for (const mount of layout.directories) {
+    for (const name of namesIn(join(mount, TOP))) if (RUN_ID_PATTERN.test(name)) runIds.add(name);
+    for (const name of namesIn(join(mount, `${TOP}.slice`))) {
+      const runId = name.slice(`${TOP}-`.length, -'.slice'.length);
+      if (name === cgroupParentOf(runId, 'systemd') && RUN_ID_PATTERN.test(runId)) runIds.add(runId);
+    }
+  }
+  return [...runIds].toSorted();
+}
+
+function pathsBelow(layout: CgroupLayout, path: string): CgroupPaths {
+  const { cpu, cpuacct, memory, pids, unified } = layout.mounts;
+  return {
+    cpu: join(cpu, path),
+    cpuacct: join(cpuacct, path),
+    memory: join(memory, path),
+    pids: join(pids, path),
+    unified: unified === null ? null : join(unified, path),
+  };
+}
+
+/** Twice, because another run may remove the empty folder above between the two steps of a recursive mkdir. */
+function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { recursive: true });
+  } catch (error) {
+    if (!isGone(error)) throw error;
+    mkdirSync(directory, { recursive: true });
+  }
+}
+
+/** A v2 controller counts in a cgroup only when every cgroup above hands it down. */
+function delegateControllers(layout: CgroupLayout, below: readonly string[]): void {
+  const root = layout.mounts.cpu;
+  for (const directory of [root, ...below.map((path) => join(root, path))]) {
+    for (const controller of ['cpu', 'memory', 'pids', 'io']) {
+      try {
+        writeFileSync(join(directory, 'cgroup.subtree_control'), `+${controller}`);
+      } catch (error) {
+        // `io` is a bonus; without the other three the meter refuses the run when it finds no file to read.
+        if (controller !== 'io' && directory !== root) throw error;
+      }
+    }
+  }
+}
+
+/** True when nothing is left of it. Deepest first; a cgroup cannot be removed while anything is in it. */
+function removeTree(directory: string, depth: number): boolean {
+  if (depth < DEPTH_MAX) {
+    for (const name of namesIn(directory)) removeTree(join(directory, name), depth + 1);
+  }
+  return removeOne(directory);
+}
+
+function removeOne(directory: string): boolean {
+  try {
+    rmdirSync(directory);
+    return true;
+  } catch (error) {
+    return isGone(error);
+  }
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    const entries = readdirSync(directory, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
+  } catch (error) {
+    if (isGone(error)) return [];
+    throw error;
+  }
+}

@@ -1,0 +1,109 @@
+import type { Denial } from '../core/outcome.ts';
+import type { FenceDenial } from '../core/ports/fence.ts';
+import { printable } from '../core/text.ts';
+import type { NflogPacket } from '../kernel/nflog.ts';
+
+/** The prefixes of the fence's logging rules, and what each says about a packet that was refused. */
+const PREFIXES: Readonly<Record<string, Pick<Denial, 'kind' | 'rule' | 'explanation'>>> = {
+  'rf:deny': { kind: 'packet', rule: 'egress', explanation: 'no rule of the profile allows this destination' },
+  'rf:never': {
+    kind: 'packet',
+    rule: 'egress.never',
+    explanation: 'private, local and metadata addresses are never reached, whatever a profile says',
+  },
+  'rf:host': { kind: 'packet', rule: 'egress.host', explanation: 'the host itself is never reached by an agent' },
+  'rf:spoof': {
+    kind: 'spoof',
+    rule: 'egress.spoof',
+    explanation: 'the packet carried a source address that is not the one of the run',
+  },
+  'rf:budget': { kind: 'budget', rule: 'budget.egress', explanation: 'the bytes that the run may send are used up' },
+};
+const UNKNOWN = { kind: 'packet', rule: 'egress', explanation: 'refused by the fence' } as const;
+
+const RULE_CHARS_MAX = 64;
+const DESTINATION_CHARS_MAX = 300;
+const EXPLANATION_CHARS_MAX = 300;
+
+export function denialOfPacket(packet: NflogPacket, at: string): Denial {
+  const about = PREFIXES[packet.prefix.trim().replace(/:$/, '')] ?? UNKNOWN;
+  const { packet: facts } = packet;
+  return {
+    ...about,
+    at,
+    destination: facts?.destination ?? 'unreadable packet',
+    port: facts?.destinationPort ?? null,
+    protocol: facts?.protocol ?? 'unknown',
+  };
+}
+
+/**
+ * A line from the DNS gate. The names in it were chosen by agents, and the gate reads packets that agents made, so its
+ * word is checked: what does not fit is null, and what is shown is cut and made printable.
+ */
+export function parseFenceDenial(line: string): FenceDenial | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    return null;
+  }
+  if (!isObject(value) || !isObject(value['denial'])) return null;
+  const { address, suppressed, denial } = value as Readonly<Record<string, unknown>>;
+  const { kind, at, destination, port, protocol, rule, explanation } = denial as Readonly<Record<string, unknown>>;
+  if (typeof address !== 'string' || typeof suppressed !== 'number' || typeof at !== 'string') return null;
+  if (kind !== 'packet' && kind !== 'name' && kind !== 'spoof' && kind !== 'budget') return null;
+  if (port !== null && !isPort(port)) return null;
+  if (typeof destination !== 'string' || typeof protocol !== 'string') return null;
+  if (typeof rule !== 'string' || typeof explanation !== 'string') return null;
+  return {
+    address,
+    suppressed: Number.isSafeInteger(suppressed) && suppressed > 0 ? suppressed : 0,
+    denial: {
+      kind,
+      at: printable(at, RULE_CHARS_MAX),
+      destination: printable(destination, DESTINATION_CHARS_MAX),
+      port,
+      protocol: printable(protocol, RULE_CHARS_MAX),
+      rule: printable(rule, RULE_CHARS_MAX),
+      explanation: printable(explanation, EXPLANATION_CHARS_MAX),
+    },
+  };
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null;
+}
+
+function isPort(value: unknown): value is number {
+  return Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 65_535;
+}
+
+/** Which denials are told one by one: a burst, then a steady few. The others are counted and told with the next. */
+export type DenialValve = {
+  /** The number suppressed before this one when it may be told, or null when it is suppressed itself. */
+  admit(nowMs: number, count: number): number | null;
+};
+
+const BURST = 32;
+const PER_SECOND = 10;
+
+export function createDenialValve(): DenialValve {
+  let tokens = BURST;
+  let lastMs = 0;
+  let suppressed = 0;
+  return {
+    admit: (nowMs, count) => {
+      tokens = Math.min(BURST, tokens + ((nowMs - lastMs) / 1000) * PER_SECOND);
+      lastMs = nowMs;
+      if (tokens < 1) {
+        suppressed += count;
+        return null;
+      }
+      tokens -= 1;
+      const before = suppressed + count - 1;
+      suppressed = 0;
+      return before;
+    },
+  };
+}

@@ -1,0 +1,90 @@
+import type { WardenReport } from '../core/ports/warden.ts';
+import { sendSome, SystemCallError } from '../kernel/libc.ts';
+
+/**
+ * Reports on their way to the daemon. A daemon that does not read must not slow the kill path, so nothing waits here:
+ * what does not fit is dropped, oldest first, samples and single denials only. Dropped denials are added to the
+ * `suppressed` of the next one of the same run, so that no number is lost.
+ */
+export type Outbox = {
+  push(report: WardenReport): void;
+  /** Sends what the socket takes. `closed`: the daemon is gone, and what was waiting is given back. */
+  flush(): 'empty' | 'waiting' | 'closed';
+  waiting(): boolean;
+  /** Takes out what was not sent, for the record of the time without a daemon. */
+  drain(): readonly WardenReport[];
+};
+
+type Parcel = { readonly report: WardenReport; readonly bytes: Buffer };
+
+export const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
+
+export function createOutbox(fd: number): Outbox {
+  let queue: Parcel[] = [];
+  let bytesWaiting = 0;
+  let sentOfFirst = 0;
+  const droppedDenials = new Map<string, number>();
+
+  const dropOldest = (): boolean => {
+    // The first one may be on the wire already; half a line would spoil the next.
+    const index = queue.findIndex((parcel, at) => isDroppable(parcel.report) && !(at === 0 && sentOfFirst > 0));
+    const parcel = queue[index];
+    if (parcel === undefined) return false;
+    queue.splice(index, 1);
+    bytesWaiting -= parcel.bytes.length;
+    if (parcel.report.kind === 'denied') {
+      const { runId, suppressed } = parcel.report;
+      droppedDenials.set(runId, (droppedDenials.get(runId) ?? 0) + 1 + suppressed);
+    }
+    return true;
+  };
+
+  return {
+    push: (report) => {
+      const complete = withDropped(report, droppedDenials);
+      const bytes = Buffer.from(`${JSON.stringify(complete)}\n`);
+      queue.push({ report: complete, bytes });
+      bytesWaiting += bytes.length;
+      while (bytesWaiting > QUEUE_BYTES_MAX && dropOldest());
+    },
+    flush: () => {
+      let done = 0;
+      try {
+        for (const parcel of queue) {
+          const taken = sendSome(fd, parcel.bytes.subarray(sentOfFirst));
+          sentOfFirst += taken;
+          if (sentOfFirst < parcel.bytes.length) break;
+          bytesWaiting -= parcel.bytes.length;
+          sentOfFirst = 0;
+          done += 1;
+        }
+      } catch (error) {
+        if (error instanceof SystemCallError && (error.code === 'EPIPE' || error.code === 'ECONNRESET'))
+          return 'closed';
+        throw error;
+      } finally {
+        queue = queue.slice(done);
+      }
+      return queue.length === 0 ? 'empty' : 'waiting';
+    },
+    waiting: () => queue.length > 0,
+    drain: () => {
+      const reports = queue.map((parcel) => parcel.report);
+      queue = [];
+      bytesWaiting = 0;
+      sentOfFirst = 0;
+      return reports;
+    },
+  };
+}
+
+function isDroppable(report: WardenReport): boolean {
+  return report.kind === 'sampled' || report.kind === 'denied' || report.kind === 'late';
+}
+
+function withDropped(report: WardenReport, dropped: Map<string, number>): WardenReport {
+  if (report.kind !== 'denied') return report;
+  const more = dropped.get(report.runId) ?? 0;
+  dropped.delete(report.runId);
+  return more === 0 ? report : { ...report, suppressed: report.suppressed + more };
+}
