@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { chmod, chown, lstat, mkdir, open, readdir, realpath, rm, statfs, writeFile } from 'node:fs/promises';
+import { chmod, chown, lstat, mkdir, open, readdir, readFile, realpath, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { assert } from '../core/assert.ts';
@@ -8,7 +8,7 @@ import { RUN_ID_PATTERN } from '../core/ids.ts';
 import { printable } from '../core/text.ts';
 import type { SecretGrant } from '../profile/spec.ts';
 import { secretFileName } from '../run/environment.ts';
-import { contains } from '../run/mountinfo.ts';
+import { contains, parseMountInfo } from '../run/mountinfo.ts';
 
 /**
  * Secrets go from a file of the host to a file in memory that only the agent's user can read, mounted read-only into its
@@ -94,7 +94,10 @@ export class SecretStore {
       });
     }
     await chmod(folder, 0o700);
-    if (await isInMemory(folder)) return new SecretStore(folder, false);
+    // A supervisor that was killed has left its own mount behind: it is taken over, and unmounted in the end.
+    const mounts = parseMountInfo(await readFile('/proc/self/mountinfo', 'utf8'));
+    const leftOver = mounts.some((mount) => mount.source === STORE_SOURCE && mount.target === folder);
+    if (leftOver || (await isInMemory(folder))) return new SecretStore(folder, leftOver);
     await mountMemory(folder);
     return new SecretStore(folder, true);
   }
@@ -151,6 +154,7 @@ export class SecretStore {
 
 const TMPFS_MAGIC = 0x01021994;
 const RAMFS_MAGIC = 0x858458f6;
+const STORE_SOURCE = 'ringfence-secrets';
 const MOUNT_MS_MAX = 10_000;
 const STORE_OPTIONS = 'nosuid,nodev,noexec,mode=0700,size=64m';
 
@@ -162,7 +166,7 @@ async function isInMemory(folder: string): Promise<boolean> {
 /** `noswap` keeps it off the disk altogether; kernels before 6.4 do not know it. */
 async function mountMemory(folder: string): Promise<void> {
   for (const options of [`${STORE_OPTIONS},noswap`, STORE_OPTIONS]) {
-    const args = ['-t', 'tmpfs', '-o', options, 'ringfence-secrets', folder];
+    const args = ['-t', 'tmpfs', '-o', options, STORE_SOURCE, folder];
     const result = await execa('mount', args, { reject: false, timeout: MOUNT_MS_MAX });
     if (!result.failed) return;
   }

@@ -47,7 +47,7 @@ async function walk(top: string): Promise<string | null> {
   let entries = 0;
   for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
     // A folder that is gone by now holds nothing.
-    const directory = await opendir(next.folder).catch(() => null);
+    const directory = await opendir(next.folder, { bufferSize: 512 }).catch(() => null);
     if (directory === null) continue;
     for await (const entry of directory) {
       entries += 1;
