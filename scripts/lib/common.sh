@@ -51,7 +51,7 @@ step() {
     return 0
   fi
   say "  $label: FAILED after $elapsed s (exit $status). The end of its output:"
-  tail -n 30 "$log" | sed 's/^/    /' >&2
+  tail -n 40 "$log" | sed 's/^/    /' >&2
   rm -f "$log"
   return "$status"
 }
