@@ -197,6 +197,12 @@ export const ERRORS = {
     httpStatus: 500,
     exitCode: EXIT_FAILED,
   },
+  ALERT_NOT_KEPT: {
+    message: 'an alert could not be written to the spool, so it will not be delivered',
+    hint: 'free space below the state directory; `ringfence incidents` still has the incident',
+    httpStatus: 500,
+    exitCode: EXIT_FAILED,
+  },
   REQUEST_INVALID: {
     message: 'the request is not valid',
     hint: '`ringfence COMMAND --help` shows the form',

@@ -1,0 +1,101 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Webhook as Verifier } from 'standardwebhooks';
+import type { Log } from '../core/ports/log.ts';
+import type { Timers } from './outbox.ts';
+
+/** What the tests of this folder share: a real receiver on loopback, and a clock that only the test moves. */
+export const KEY = `whsec_${Buffer.alloc(32, 'k').toString('base64')}`;
+export const OTHER_KEY = `whsec_${Buffer.alloc(32, 'o').toString('base64')}`;
+
+export type Received = {
+  readonly id: string;
+  readonly body: string;
+  readonly headers: IncomingMessage['headers'];
+};
+
+export type Receiver = {
+  readonly url: string;
+  readonly port: number;
+  readonly received: readonly Received[];
+  /** Throws when no key of the receiver fits: the independent implementation of Standard Webhooks decides. */
+  verify(request: Received, key?: string): unknown;
+  close(): Promise<void>;
+};
+
+/** `answer` gets the number of the request, from 1; it must end the response, or leave it open on purpose. */
+export async function startReceiver(
+  answer: (response: ServerResponse, count: number) => void,
+  options: { readonly port?: number } = {},
+): Promise<Receiver> {
+  const received: Received[] = [];
+  const listener: RequestListener = (request, response) => {
+    const chunks: Buffer[] = [];
+    request.on('error', () => {});
+    response.on('error', () => {});
+    request.on('data', (chunk: Buffer) => chunks.push(chunk));
+    request.on('end', () => {
+      const body = Buffer.concat(chunks).toString('utf8');
+      received.push({ id: String(request.headers['webhook-id']), body, headers: request.headers });
+      answer(response, received.length);
+    });
+  };
+  const server: Server = createServer(listener);
+  await new Promise<void>((resolve) => server.listen(options.port ?? 0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  return {
+    url: `http://127.0.0.1:${port}/hook`,
+    port,
+    received,
+    verify: (request, key = KEY) =>
+      new Verifier(key).verify(request.body, request.headers as Readonly<Record<string, string>>),
+    close: async () => {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+export class ManualClock implements Timers {
+  nowMs = Date.now();
+  readonly #pending = new Set<{ readonly atMs: number; readonly call: () => void }>();
+
+  after(delayMs: number, call: () => void): () => void {
+    const entry = { atMs: this.nowMs + delayMs, call };
+    this.#pending.add(entry);
+    return () => this.#pending.delete(entry);
+  }
+
+  /** Moves the clock to the next timer and calls it; false when there is none within the time. */
+  advance(withinMs: number): boolean {
+    const [next] = [...this.#pending].toSorted((left, right) => left.atMs - right.atMs);
+    if (next === undefined || next.atMs > this.nowMs + withinMs) return false;
+    this.#pending.delete(next);
+    this.nowMs = Math.max(this.nowMs, next.atMs);
+    next.call();
+    return true;
+  }
+}
+
+export function recordingLog(): Log & { readonly lines: { readonly level: string; readonly message: string }[] } {
+  const lines: { level: string; message: string }[] = [];
+  const at =
+    (level: string) =>
+    (_facts: Readonly<Record<string, unknown>>, message: string): void => {
+      lines.push({ level, message });
+    };
+  return { lines, debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
+}
+
+export async function withDirectory<Result>(work: (directory: string) => Promise<Result>): Promise<Result> {
+  const directory = await mkdtemp(join(tmpdir(), 'ringfence-alert-'));
+  try {
+    return await work(directory);
+  } finally {
+    await rm(directory, { recursive: true });
+  }
+}
