@@ -1,0 +1,25 @@
+import type { Incident } from '../api/service.ts';
+
+/** What goes to the sinks: one alert, whose body is the same bytes at every attempt. */
+export type Notice = {
+  /** The same at every attempt: the receiver drops what it has seen. */
+  readonly id: string;
+  readonly type: string;
+  /** What alerts are kept in order for: the profile. */
+  readonly subject: string;
+  readonly body: string;
+};
+
+/** Standard Webhooks: `{ type, timestamp, data }`, here with the whole incident. */
+export function incidentNotice(incident: Incident): Notice {
+  const type = 'incident.opened';
+  const body = JSON.stringify({ type, timestamp: incident.times.detectedAt, data: incident });
+  return { id: `${incident.id}_opened`, type, subject: incident.subject.profile, body };
+}
+
+/** For `ringfence alerts test` and a first delivery by hand: it carries nothing of any run. */
+export function testNotice(facts: { readonly id: string; readonly at: string; readonly host: string }): Notice {
+  const type = 'alert.test';
+  const body = JSON.stringify({ type, timestamp: facts.at, data: { host: facts.host } });
+  return { id: facts.id, type, subject: type, body };
+}

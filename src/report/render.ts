@@ -1,0 +1,155 @@
+import type { Explanation, Incident, IncidentSummary, ProcessEvidence, Severity } from '../api/service.ts';
+import type { Breach, Denial, Usage } from '../core/outcome.ts';
+import { printable } from '../core/text.ts';
+import { formatBytes, formatDuration } from '../core/units.ts';
+import { latencyText } from './incident.ts';
+import type { Row, TextOptions } from './lines.ts';
+import { PLAIN, renderRows, renderTable, styled } from './lines.ts';
+import { destinationOf, formatBreach } from './measure.ts';
+
+/** So that an incident stays on one screen; `--json` has all of them. */
+const DENIALS_SHOWN_MAX = 5;
+const PROCESSES_SHOWN_MAX = 3;
+
+/** One incident on one screen. */
+export function renderIncident(incident: Incident, options: TextOptions = PLAIN): string {
+  const { subject, what, evidence, action, times, context, trust } = incident;
+  const head = [
+    styled(`Incident ${incident.id}`, 'bold', options),
+    styled(what.severity.toUpperCase(), colourOf(what.severity), options),
+    times.detectedAt,
+    printable(incident.host, 64),
+  ].join('  ');
+  const rows: Row[] = [
+    ['agent', `${subject.profile}, run ${subject.runId}${subject.owner === '' ? '' : `, owner ${subject.owner}`}`],
+    ['profile', subject.profileDigest],
+    ['image', subject.imageDigest ?? 'not known'],
+    ...labelRow(subject.labels),
+    ['rule', `${what.rule} (${what.reason})`],
+    ['why', what.explanation],
+    ['measured', formatBreach(evidence.breach)],
+    ...rowOf('also', evidence.alsoBreached.map(breachLine)),
+    ...rowOf('process', evidence.process === null ? [] : processLines(evidence.process)),
+    ...rowOf('refused', denialLines(evidence.lastDenials)),
+    ['used', usageLine(evidence.usage)],
+    ...rowOf(
+      'busiest',
+      evidence.topProcesses.slice(0, PROCESSES_SHOWN_MAX).map((each) => processLines(each)[0] ?? ''),
+    ),
+    ['action', actionLine(action, latencyText(incident))],
+    ['earlier', `${context.earlierIncidents} incidents of this agent before`],
+    [
+      'now',
+      context.quarantined ? `in quarantine until \`ringfence release ${subject.profile}\`` : 'a new run may start',
+    ],
+    ['ledger', `records ${trust.fromSeq} to ${trust.toSeq}, ${trust.hash}`],
+    ['cure', 'if the agent was right:', ...incident.cure.split('\n').map((line) => printable(line))],
+  ];
+  return `${head}\n${what.summary}\n\n${renderRows(rows, options)}\n`;
+}
+
+function colourOf(severity: Severity): 'red' | 'yellow' | 'dim' {
+  if (severity === 'critical' || severity === 'high') return 'red';
+  return severity === 'medium' ? 'yellow' : 'dim';
+}
+
+function rowOf(label: string, values: readonly string[]): readonly Row[] {
+  return values.length === 0 ? [] : [[label, ...values]];
+}
+
+function labelRow(labels: Readonly<Record<string, string>>): readonly Row[] {
+  const pairs = Object.entries(labels).map(([key, value]) => `${printable(key, 64)}=${printable(value)}`);
+  return pairs.length === 0 ? [] : [['labels', pairs.join(' ')]];
+}
+
+function breachLine(breach: Breach): string {
+  const where = breach.denial === null ? '' : `, ${destinationOf(breach.denial)}`;
+  return `${printable(breach.rule, 64)}: ${formatBreach(breach)}${where}`;
+}
+
+function processLines(process: ProcessEvidence): readonly string[] {
+  const argv = printable(process.argv.join(' '), 200);
+  const own = `${process.pid} ${printable(process.executable, 100)}: ${argv} (${formatDuration(process.cpuMs)} of CPU)`;
+  if (process.parents.length === 0) return [own];
+  return [own, `started by ${process.parents.map((parent) => printable(parent, 100)).join(' ← ')}`];
+}
+
+/** Equal attempts count as one line, latest first. */
+function denialLines(denials: readonly (Denial | null)[]): readonly string[] {
+  const counts = new Map<string, number>();
+  for (const denial of denials.toReversed()) {
+    if (denial === null) continue;
+    const line = `${destinationOf(denial)}, by ${printable(denial.rule, 64)}`;
+    counts.set(line, (counts.get(line) ?? 0) + 1);
+  }
+  const lines = [...counts].map(([line, count]) => (count === 1 ? line : `${line} (${count} times)`));
+  const more = lines.length - DENIALS_SHOWN_MAX;
+  return more > 0 ? [...lines.slice(0, DENIALS_SHOWN_MAX), `and ${more} more destinations`] : lines;
+}
+
+/** What a run has used, on one line. */
+export function usageLine(usage: Usage): string {
+  const parts = [
+    `${formatDuration(usage.wallMs)} wall`,
+    `${formatDuration(usage.cpuMs)} CPU`,
+    `${formatBytes(usage.memoryBytesPeak)} memory at most`,
+    `${usage.pidsPeak} processes at most`,
+    `${formatBytes(usage.egressBytes)} out`,
+    `${formatBytes(usage.ingressBytes)} in`,
+    `${usage.denials} refused`,
+  ];
+  if (usage.oomKills > 0) parts.push(`${usage.oomKills} OOM kills`);
+  return parts.join(', ');
+}
+
+function actionLine(action: Incident['action'], latency: string): string {
+  const signal = action.signal === null ? '' : ` with ${action.signal}`;
+  const left = action.survivors === 0 ? 'no process left' : `${action.survivors} processes still there`;
+  return `${action.taken}${signal}, ${latency} from detection to the end, ${left}`;
+}
+
+/** The list of `ringfence incidents`. */
+export function renderIncidentList(incidents: readonly IncidentSummary[]): string {
+  if (incidents.length === 0) return 'no incidents\n';
+  const rows = incidents.map((each) => [
+    each.at,
+    each.id,
+    each.severity,
+    each.profile,
+    each.rule,
+    each.quarantined ? 'quarantined' : '',
+    printable(each.summary, 160),
+  ]);
+  return `${renderTable([['TIME', 'INCIDENT', 'SEVERITY', 'PROFILE', 'RULE', '', 'SUMMARY'], ...rows])}\n`;
+}
+
+export function summaryOfIncident(incident: Incident): IncidentSummary {
+  return {
+    id: incident.id,
+    at: incident.times.detectedAt,
+    profile: incident.subject.profile,
+    runId: incident.subject.runId,
+    reason: incident.what.reason,
+    rule: incident.what.rule,
+    severity: incident.what.severity,
+    summary: incident.what.summary,
+    quarantined: incident.context.quarantined,
+  };
+}
+
+/** The answer of `ringfence why`. */
+export function renderExplanation(explanation: Explanation, options: TextOptions = PLAIN): string {
+  const rows: Row[] = [
+    ...rowOf('rule', explanation.rule === null ? [] : [printable(explanation.rule)]),
+    ...rowOf(
+      'evidence',
+      explanation.evidence.map((line) => printable(line, 400)),
+    ),
+    ...rowOf(
+      'change',
+      explanation.change.map((line) => printable(line, 400)),
+    ),
+  ];
+  const head = `${styled(printable(explanation.subject), 'bold', options)}\n${printable(explanation.headline, 400)}\n`;
+  return rows.length === 0 ? head : `${head}\n${renderRows(rows, options)}\n`;
+}
