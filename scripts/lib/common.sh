@@ -5,11 +5,16 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 lab_cache=$root/.lab
 # Debian's set-up tools live in sbin, which a plain user's PATH may lack. What `setup` unpacked comes last: the
 # programs of the machine are used where it has them.
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:$lab_cache/root/usr/sbin:$lab_cache/root/usr/bin
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+for folder in usr/sbin usr/bin sbin bin; do PATH=$PATH:$lab_cache/root/$folder; done
 export PATH
-if [[ -d $lab_cache/root/usr/lib ]]; then
-  export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$lab_cache/root/usr/lib/$(uname -m)-linux-gnu:$lab_cache/root/usr/lib
+if [[ -d $lab_cache/root ]]; then
+  for folder in usr/lib lib; do
+    LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$lab_cache/root/$folder/$(uname -m)-linux-gnu:$lab_cache/root/$folder
+  done
+  export LD_LIBRARY_PATH
 fi
+unset folder
 
 NODE_PACKAGE_VERSION=24.21.0
 NODE_MINOR_MIN=12 # of Node.js 24; any later major will do

@@ -123,7 +123,7 @@ start_world() {
   start capture nsenter "--net=/run/netns/$net_ns" tcpdump -i downlink -p -n -U --immediate-mode -s 600 -B 16384 -Z root \
     -w "$lab_log/packets.pcap"
   start world nsenter "--net=/run/netns/$net_ns" node "$root/test/fixtures/world/internet.ts" "$lab_world/internet.json"
-  wait_until "$WORLD_READY_SECONDS_MAX" test -e "$lab_run/world.ready" -a -s "$lab_log/packets.pcap" || {
+  wait_for world "$WORLD_READY_SECONDS_MAX" test -e "$lab_run/world.ready" -a -s "$lab_log/packets.pcap" || {
     tail -n 5 "$lab_log"/{world,sshd,dnsmasq,capture}.log
     return 1
   }
@@ -137,7 +137,7 @@ start_engine() {
     --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "$lab_cgroup" \
     --bip 198.18.0.1/24 --default-address-pool base=198.19.0.0/16,size=24 \
     --userland-proxy=false --iptables=true --log-level warn
-  wait_until "$ENGINE_READY_SECONDS_MAX" engine_answers || {
+  wait_for engine "$ENGINE_READY_SECONDS_MAX" engine_answers || {
     tail -n 15 "$lab_log/engine.log"
     return 1
   }

@@ -64,6 +64,17 @@ wait_until() {
   done
 }
 
+# wait_for PART SECONDS COMMAND…: as wait_until, but gives up at once when the part has ended.
+wait_for() {
+  local pid deadline=$((SECONDS + $2))
+  pid=$(<"$lab_run/$1.pid")
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)) || return 1
+    sleep 0.05
+  done
+}
+
 engine_answers() { docker --host "unix://$lab_socket" version; }
 
 lab_environment() {
