@@ -26,6 +26,8 @@ export type EngineStream = {
   readonly path: string;
   readonly query: Readonly<Record<string, string>>;
   readonly upgrade: boolean;
+  /** Newer engines send the headers of a followed log with its first line, which may be hours away. */
+  readonly headersMayWait?: boolean;
   readonly signal: AbortSignal;
 };
 
@@ -35,7 +37,7 @@ export type Connection =
 
 export type EngineClient = {
   call(call: EngineCall): Promise<unknown>;
-  /** Resolves when the headers are there, after at most CALL_MS; the body may then last as long as it likes. */
+  /** Resolves when the headers are there; the body may then last as long as it likes. */
   open(stream: EngineStream): Promise<Connection>;
   apiVersion(): Promise<string>;
   close(): void;
@@ -167,7 +169,8 @@ async function open(options: {
     agent: false,
     signal: stream.signal,
   });
-  const timer = setTimeout(() => outgoing.destroy(new DOMException('no headers', 'TimeoutError')), CALL_MS);
+  const expire = (): void => void outgoing.destroy(new DOMException('no headers', 'TimeoutError'));
+  const timer = stream.headersMayWait === true ? undefined : setTimeout(expire, CALL_MS);
   outgoing.on('error', (error) => reject(callError(error, { call, timeoutMs: CALL_MS })));
   outgoing.on('upgrade', (_response, socket, head) => {
     if (head.length > 0) socket.unshift(head);

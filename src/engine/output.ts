@@ -1,4 +1,5 @@
 import { PassThrough } from 'node:stream';
+import type { Readable } from 'node:stream';
 import type { Socket } from 'node:net';
 import { fail } from '../core/errors.ts';
 import type { Attachment, LogOptions, OutputChunk } from '../core/ports/engine.ts';
@@ -82,24 +83,26 @@ export async function* readLogs(
   client: EngineClient,
   options: LogOptions & { readonly path: string; readonly tty: boolean },
 ): AsyncIterable<OutputChunk> {
-  const connection = await client.open({
-    method: 'GET',
-    path: `${options.path}/logs`,
-    query: {
-      stdout: '1',
-      stderr: '1',
-      follow: options.follow ? '1' : '0',
-      tail: options.tailLines === null ? 'all' : String(options.tailLines),
-    },
-    upgrade: false,
-    signal: options.signal,
-  });
-  const source = connection.kind === 'response' ? connection.response : connection.socket;
+  let source: Readable | null = null;
   try {
+    const connection = await client.open({
+      method: 'GET',
+      path: `${options.path}/logs`,
+      query: {
+        stdout: '1',
+        stderr: '1',
+        follow: options.follow ? '1' : '0',
+        tail: options.tailLines === null ? 'all' : String(options.tailLines),
+      },
+      upgrade: false,
+      headersMayWait: options.follow,
+      signal: options.signal,
+    });
+    source = connection.kind === 'response' ? connection.response : connection.socket;
     yield* options.tty ? readRaw(source) : readFrames(source);
   } catch (error) {
     if (!options.signal.aborted) throw callError(error, { call: `GET ${options.path}/logs`, timeoutMs: 0 });
   } finally {
-    source.destroy();
+    source?.destroy();
   }
 }
