@@ -1,0 +1,125 @@
+import { expect, test } from 'vitest';
+import type { Outcome } from '../core/outcome.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
+import type { RecordDraft } from '../core/ports/record.ts';
+import type { Replay } from './replay.ts';
+import { ENDED_KEPT_MAX, replayLedger } from './replay.ts';
+import { AT, openTestLedger, withDirectory, writeLedger } from './testing.ts';
+
+async function replayOf(drafts: readonly RecordDraft[]): Promise<Replay> {
+  return await withDirectory(async (directory) => {
+    await writeLedger(directory, drafts);
+    const ledger = await openTestLedger(directory);
+    try {
+      return await replayLedger(ledger);
+    } finally {
+      await ledger.close();
+    }
+  });
+}
+
+function outcomeOf(runId: string): Outcome {
+  return {
+    runId,
+    profile: 'rome',
+    profileDigest: 'sha256:1',
+    imageDigest: null,
+    reason: 'exited',
+    rule: null,
+    detail: 'the agent exited with code 0',
+    exitCode: 0,
+    signal: null,
+    startedAt: AT,
+    endedAt: AT,
+    usage: USAGE_NONE,
+    limits: [],
+    rungs: {},
+    detectedAt: null,
+    killedAt: null,
+    latencyMs: null,
+    incidentId: null,
+  };
+}
+
+const admitted = (runId: string): RecordDraft => ({ kind: 'run.admitted', runId, profile: 'rome', image: 'x' });
+const ended = (runId: string): RecordDraft => ({
+  kind: 'run.ended',
+  runId,
+  profile: 'rome',
+  outcome: outcomeOf(runId),
+});
+
+test('knows which profiles are in quarantine: set, released and set again', async () => {
+  const { quarantined } = await replayOf([
+    { kind: 'quarantine.set', profile: 'rome', incidentId: 'i1' },
+    { kind: 'quarantine.set', profile: 'reader', incidentId: 'i2' },
+    { kind: 'quarantine.released', profile: 'rome' },
+    { kind: 'quarantine.released', profile: 'reader' },
+    { kind: 'quarantine.set', profile: 'reader', incidentId: 'i3' },
+  ]);
+  expect([...quarantined]).toEqual([['reader', { incidentId: 'i3', at: AT }]]);
+});
+
+test('tells runs that ended from those that the daemon left', async () => {
+  const replay = await replayOf([
+    admitted('r1'),
+    admitted('r2'),
+    { kind: 'run.started', runId: 'r2', profile: 'rome', containerId: 'c2' },
+    admitted('r3'),
+    ended('r1'),
+  ]);
+  expect(replay.ended).toEqual([{ admittedAt: AT, outcome: outcomeOf('r1') }]);
+  expect(replay.open).toMatchObject([
+    { runId: 'r2', profile: 'rome', containerId: 'c2', admission: { image: 'x' } },
+    { runId: 'r3', containerId: null },
+  ]);
+});
+
+test('keeps the latest of many ended runs', async () => {
+  const ids = Array.from({ length: ENDED_KEPT_MAX + 3 }, (_, index) => `r${index}`);
+  const replay = await replayOf(ids.flatMap((id) => [admitted(id), ended(id)]));
+  expect(replay.ended.map((run) => run.outcome.runId)).toEqual(ids.slice(3));
+  expect(replay.open).toEqual([]);
+});
+
+test('counts incidents, and knows which alerts are settled', async () => {
+  const replay = await replayOf([
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: { id: 'i1', what: {} } },
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: { id: 'i2', what: {} } },
+    { kind: 'alert.delivered', sink: 'ops', id: 'i1_opened' },
+    { kind: 'alert.failed', sink: 'ops', id: 'i2_opened', final: false },
+    { kind: 'alert.failed', sink: 'ops', id: 'i0_opened', final: true },
+  ]);
+  expect(replay.incidents).toEqual([
+    { id: 'i1', at: AT, profile: 'rome', sinks: ['ops'], body: { id: 'i1', what: {} } },
+    { id: 'i2', at: AT, profile: 'rome', sinks: ['ops'], body: { id: 'i2', what: {} } },
+  ]);
+  expect([...replay.incidentsByProfile]).toEqual([['rome', 2]]);
+  expect([...replay.settledAlerts]).toEqual(['ops i1_opened', 'ops i0_opened']);
+});
+
+test('sees whether the last daemon stopped or was killed', async () => {
+  const killed = await replayOf([{ kind: 'daemon.started' }, { kind: 'daemon.stopped' }, { kind: 'daemon.started' }]);
+  expect(killed.lastDaemon).toEqual({ startedAt: AT, stoppedAt: null, lastAt: AT });
+  const stopped = await replayOf([{ kind: 'daemon.started' }, { kind: 'daemon.stopped' }]);
+  expect(stopped.lastDaemon).toEqual({ startedAt: AT, stoppedAt: AT, lastAt: AT });
+  expect((await replayOf([])).lastDaemon).toBeNull();
+});
+
+test('trusts no shape', async () => {
+  const replay = await replayOf([
+    { kind: 'run.ended', runId: 'r1', outcome: null },
+    { kind: 'run.ended', runId: 'r2', outcome: { runId: 5 } },
+    { kind: 'incident.opened', profile: 'rome', incident: 'text' },
+    { kind: 'incident.opened', incident: { id: 'i1' } },
+    { kind: 'quarantine.set', incidentId: 'i1' },
+    { kind: 'alert.delivered', sink: 1 },
+    { kind: 'toString' as 'breach' },
+  ]);
+  expect([replay.ended, replay.incidents, [...replay.quarantined], [...replay.settledAlerts]]).toEqual([
+    [],
+    [],
+    [],
+    [],
+  ]);
+});

@@ -1,0 +1,181 @@
+import type { Outcome } from '../core/outcome.ts';
+import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
+
+/**
+ * What a daemon must know of the past when it starts. Runs that are alive are known from the kernel and the engine;
+ * the ledger says what they were meant to be and what was promised about their profiles.
+ */
+export type Replay = {
+  /** Profiles that may not run until they are released. */
+  readonly quarantined: ReadonlyMap<string, Quarantine>;
+  /** The latest, oldest first. */
+  readonly incidents: readonly ReplayedIncident[];
+  /** Of all time, for each profile. */
+  readonly incidentsByProfile: ReadonlyMap<string, number>;
+  /** The latest runs that are over, oldest first. */
+  readonly ended: readonly EndedRun[];
+  /** Admitted and never ended: the daemon went away before they did. */
+  readonly open: readonly OpenRun[];
+  /** `sink id` of alerts that need nothing more: delivered, or given up. */
+  readonly settledAlerts: ReadonlySet<string>;
+  readonly lastDaemon: LastDaemon | null;
+};
+
+export type Quarantine = { readonly incidentId: string | null; readonly at: string };
+
+/** `body` is the incident as `incident.opened` holds it, `sinks` where it was to be sent. */
+export type ReplayedIncident = {
+  readonly id: string;
+  readonly at: string;
+  readonly profile: string;
+  readonly sinks: readonly string[];
+  readonly body: unknown;
+};
+
+export type EndedRun = { readonly admittedAt: string; readonly outcome: Outcome };
+
+export type OpenRun = {
+  readonly runId: string;
+  readonly profile: string;
+  readonly admittedAt: string;
+  /** What `run.admitted` holds. */
+  readonly admission: LedgerRecord;
+  readonly containerId: string | null;
+};
+
+/** `stoppedAt` is null for one that was killed; `lastAt` is then the last that is known of it. */
+export type LastDaemon = { readonly startedAt: string; readonly stoppedAt: string | null; readonly lastAt: string };
+
+export const INCIDENTS_KEPT_MAX = 1_000;
+export const ENDED_KEPT_MAX = 500;
+const OPEN_KEPT_MAX = 10_000;
+const SETTLED_KEPT_MAX = 10_000;
+const PROFILES_KEPT_MAX = 100_000;
+
+/** Reads the whole ledger once, in bounded memory. Fields of an unexpected shape are passed over, never trusted. */
+export async function replayLedger(ledger: Pick<Ledger, 'read'>): Promise<Replay> {
+  const replay = new Replaying();
+  for await (const record of ledger.read({ fromSeq: 1 })) replay.take(record);
+  return replay;
+}
+
+class Replaying implements Replay {
+  readonly quarantined = new Map<string, Quarantine>();
+  readonly incidentsByProfile = new Map<string, number>();
+  readonly settledAlerts = new Set<string>();
+  lastDaemon: LastDaemon | null = null;
+  readonly #incidents = new Map<string, ReplayedIncident>();
+  readonly #open = new Map<string, OpenRun>();
+  readonly #ended = new Map<string, EndedRun>();
+
+  get incidents(): readonly ReplayedIncident[] {
+    return [...this.#incidents.values()];
+  }
+
+  get open(): readonly OpenRun[] {
+    return [...this.#open.values()];
+  }
+
+  get ended(): readonly EndedRun[] {
+    return [...this.#ended.values()];
+  }
+
+  take(record: LedgerRecord): void {
+    if (this.lastDaemon !== null) this.lastDaemon = { ...this.lastDaemon, lastAt: record.at };
+    const profile = typeof record.profile === 'string' ? record.profile : null;
+    const runId = typeof record.runId === 'string' ? record.runId : null;
+    switch (record.kind) {
+      case 'daemon.started':
+        this.lastDaemon = { startedAt: record.at, stoppedAt: null, lastAt: record.at };
+        return;
+      case 'daemon.stopped':
+        if (this.lastDaemon !== null) this.lastDaemon = { ...this.lastDaemon, stoppedAt: record.at };
+        return;
+      case 'run.admitted':
+        if (runId !== null && profile !== null) {
+          const run = { runId, profile, admittedAt: record.at, admission: record, containerId: null };
+          keep(this.#open, { key: runId, value: run, max: OPEN_KEPT_MAX });
+        }
+        return;
+      case 'run.started':
+        this.#started(runId, record['containerId']);
+        return;
+      case 'run.ended':
+        if (runId !== null) this.#end(runId, record);
+        return;
+      case 'incident.opened':
+        if (profile !== null) this.#incident(profile, record);
+        return;
+      case 'quarantine.set':
+        if (profile !== null) {
+          const value = { incidentId: textOf(record['incidentId']), at: record.at };
+          keep(this.quarantined, { key: profile, value, max: PROFILES_KEPT_MAX });
+        }
+        return;
+      case 'quarantine.released':
+        if (profile !== null) this.quarantined.delete(profile);
+        return;
+      case 'alert.delivered':
+        this.#settled(record);
+        return;
+      case 'alert.failed':
+        if (record['final'] === true) this.#settled(record);
+        return;
+      default:
+    }
+  }
+
+  #started(runId: string | null, containerId: unknown): void {
+    const run = runId === null ? undefined : this.#open.get(runId);
+    if (run !== undefined) this.#open.set(run.runId, { ...run, containerId: textOf(containerId) });
+  }
+
+  #end(runId: string, record: LedgerRecord): void {
+    const admittedAt = this.#open.get(runId)?.admittedAt ?? record.at;
+    this.#open.delete(runId);
+    const outcome = record['outcome'];
+    if (!isOutcome(outcome)) return;
+    keep(this.#ended, { key: runId, value: { admittedAt, outcome }, max: ENDED_KEPT_MAX });
+  }
+
+  #incident(profile: string, record: LedgerRecord): void {
+    const body = record['incident'];
+    const id = typeof body === 'object' && body !== null && 'id' in body ? textOf(body.id) : null;
+    if (id === null) return;
+    const count = (this.incidentsByProfile.get(profile) ?? 0) + 1;
+    keep(this.incidentsByProfile, { key: profile, value: count, max: PROFILES_KEPT_MAX });
+    const named = record['sinks'];
+    const sinks = Array.isArray(named) ? named.filter((sink) => typeof sink === 'string') : [];
+    const value = { id, at: record.at, profile, sinks, body };
+    keep(this.#incidents, { key: id, value, max: INCIDENTS_KEPT_MAX });
+  }
+
+  #settled(record: LedgerRecord): void {
+    const [sink, id] = [textOf(record['sink']), textOf(record['id'])];
+    if (sink === null || id === null) return;
+    this.settledAlerts.add(`${sink} ${id}`);
+    const oldest = this.settledAlerts.values().next().value;
+    if (this.settledAlerts.size > SETTLED_KEPT_MAX && oldest !== undefined) this.settledAlerts.delete(oldest);
+  }
+}
+
+type Entry<Value> = { readonly key: string; readonly value: Value; readonly max: number };
+
+/** Adds at the end and drops from the beginning. */
+function keep<Value>(map: Map<string, Value>, { key, value, max }: Entry<Value>): void {
+  map.delete(key);
+  map.set(key, value);
+  const oldest = map.keys().next().value;
+  if (map.size > max && oldest !== undefined) map.delete(oldest);
+}
+
+function isOutcome(value: unknown): value is Outcome {
+  if (typeof value !== 'object' || value === null) return false;
+  const outcome = value as Partial<Outcome>;
+  const texts = [outcome.runId, outcome.profile, outcome.reason, outcome.endedAt, outcome.detail];
+  return texts.every((text) => typeof text === 'string') && typeof outcome.usage === 'object' && outcome.usage !== null;
+}
+
+function textOf(value: unknown): string | null {
+  return typeof value === 'string' ? value : null;
+}
