@@ -107,16 +107,26 @@ unmount_everything() {
 }
 
 remove_network() {
-  local namespace made_folder=
-  [[ ! -e $lab_run/made-run-netns ]] || made_folder=yes
+  local namespace
   for namespace in "$host_ns" "$net_ns"; do
     [[ ! -e /run/netns/$namespace ]] || ip netns del "$namespace"
   done
-  # `ip` makes this folder with its first namespace and would leave it mounted for ever.
-  if [[ -n $made_folder && -z $(ls -A /run/netns) ]]; then
-    umount /run/netns || true
-    rmdir /run/netns || true
-  fi
+}
+
+# Folders of the machine that were not there before `up`. The last lab takes them away, when nobody put a file there.
+remove_shared_folders() {
+  local folder other
+  [[ -f $lab_run/made-folders ]] || return 0
+  for other in /run/ringfence-lab/*/; do
+    [[ ${other%/} != "$lab_run" && -f ${other}made-folders ]] || continue
+    cat "$lab_run/made-folders" >>"${other}made-folders"
+    return 0
+  done
+  while IFS= read -r folder; do
+    [[ -d $folder && -z $(find "$folder" ! -type d -print -quit) ]] || continue
+    if [[ $folder == /run/netns ]]; then umount "$folder" || true; fi
+    find "$folder" -depth -type d -empty -delete
+  done < <(sort -u "$lab_run/made-folders")
 }
 
 remove_files() {

@@ -4,12 +4,17 @@
 ENGINE_READY_SECONDS_MAX=60
 WORLD_READY_SECONDS_MAX=30
 
+# Made by the tools below when they are first used, and left there by them.
+SHARED_FOLDERS=(/run/netns /run/docker /run/containerd /run/mount)
+
 make_folders() {
-  [[ -d /run/netns ]] || touch_after=yes
+  local folder
+  local -a missing=()
+  for folder in "${SHARED_FOLDERS[@]}"; do [[ -d $folder ]] || missing+=("$folder"); done
   mkdir -p "$lab_run/exec" "$lab_world" "$lab_log" "$lab_scratch" "$lab_data"
   rm -f "$lab_log"/*
   chmod 0711 "$lab_run"
-  [[ -z ${touch_after:-} ]] || : >"$lab_run/made-run-netns"
+  printf '%s\n' "${missing[@]}" >"$lab_run/made-folders"
 }
 
 make_network() {
@@ -47,16 +52,26 @@ make_network6() {
   for range in "${world_ranges6[@]}"; do ip -n "$net_ns" -6 route add local "$range" dev lo; done
 }
 
+CERTIFICATE_DAYS=30
+CERTIFICATE_LEFT_SECONDS_MIN=86400
+
 make_certificates() {
-  local folder=$lab_world/certificates name
+  local folder=$lab_certificates name names
+  names=$(site_names)
+  if [[ -f $folder/names && $(<"$folder/names") == "$names" ]] &&
+    openssl x509 -in "$folder/ca.crt" -noout -checkend "$CERTIFICATE_LEFT_SECONDS_MIN"; then
+    return 0
+  fi
+  rm -rf "$folder"
   mkdir -p "$folder"
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 30 -subj '/CN=Ringfence lab CA' \
-    -keyout "$folder/ca.key" -out "$folder/ca.crt"
-  for name in $(site_names); do
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 30 -subj "/CN=$name" \
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days "$CERTIFICATE_DAYS" \
+    -subj '/CN=Ringfence lab CA' -keyout "$folder/ca.key" -out "$folder/ca.crt"
+  for name in $names; do
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days "$CERTIFICATE_DAYS" -subj "/CN=$name" \
       -CA "$folder/ca.crt" -CAkey "$folder/ca.key" -addext basicConstraints=critical,CA:FALSE \
       -addext "subjectAltName=DNS:${name/#any./*.}" -keyout "$folder/$name.key" -out "$folder/$name.crt"
   done
+  printf '%s\n' "$names" >"$folder/names"
 }
 
 # Every name of the hosts file, the aliases, and one certificate for each wildcard zone.
@@ -99,7 +114,7 @@ write_world_options() {
 {
   "observed": "$lab_log/observed.ndjson",
   "ready": "$lab_run/world.ready",
-  "certificates": "$lab_world/certificates",
+  "certificates": "$lab_certificates",
   "names": [$names],
   "resolver": "$resolver",
   "sshHost": "$ssh_host",

@@ -6,7 +6,8 @@ lab=${RINGFENCE_LAB:-ringfence}
 
 lab_home=$lab_cache/$lab          # keeps the engine's images from one `up` to the next
 lab_run=/run/ringfence-lab/$lab   # sockets and process ids; gone after `down`
-lab_world=$lab_home/world         # certificates, keys and configuration of the internet; new with each `up`
+lab_world=$lab_home/world         # keys and configuration of the internet; new with each `up`
+lab_certificates=$lab_home/certificates # kept, so that images that trust the lab's authority stay valid
 lab_log=$lab_home/log
 lab_scratch=$lab_home/scratch     # for the state of daemons under test, on a real disk
 lab_data=$lab_home/engine
@@ -85,7 +86,7 @@ lab_environment() {
     "RINGFENCE_LAB_OBSERVED=$lab_log/observed.ndjson" \
     "RINGFENCE_LAB_PACKETS=$lab_log/packets.pcap" \
     "RINGFENCE_LAB_DNS_LOG=$lab_log/dnsmasq.log" \
-    "RINGFENCE_LAB_CA=$lab_world/certificates/ca.crt" \
+    "RINGFENCE_LAB_CA=$lab_certificates/ca.crt" \
     "RINGFENCE_LAB_SSH_KEY=$lab_world/ssh/client" \
     "RINGFENCE_LAB_SCRATCH=$lab_scratch" \
     "RINGFENCE_LAB_RESOLVER=$resolver"
@@ -106,7 +107,7 @@ write_lab_file() {
   "hosts": "$lab_world/hosts",
   "dnsmasqPidFile": "$lab_run/dnsmasq.pid",
   "enginePidFile": "$lab_run/engine.pid",
-  "ca": "$lab_world/certificates/ca.crt",
+  "ca": "$lab_certificates/ca.crt",
   "sshKey": "$lab_world/ssh/client",
   "scratch": "$lab_scratch",
   "resolver": "$resolver",

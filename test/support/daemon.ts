@@ -121,13 +121,13 @@ function writeConfig(input: {
   const sinks = Object.entries(input.options.sinks ?? {}).map(([name, sink]) => {
     const secretFile = `${input.folder}/${name}.secret`;
     writeFileSync(secretFile, `${sink.secret}\n`, { mode: 0o600 });
-    return [name, { type: 'webhook', url: sink.url, secretFile, allowPrivate: true }];
+    return [name, { type: 'webhook', url: sink.url, secretFiles: [secretFile], allowPrivate: true }];
   });
   const config = {
     engine: `unix://${lab.dockerSocket}`,
     dns: { upstreams: [lab.resolver] },
-    pool: '10.213.0.0/16',
-    socket: { path: paths.socket, mode: '0660', group: 'root' },
+    fence: { pool: '10.213.0.0/16' },
+    socket: { mode: '0660', group: 'root' },
     sinks: Object.fromEntries(sinks),
     ...input.options.config,
   };
