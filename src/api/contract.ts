@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 import type { Outcome } from '../core/outcome.ts';
 import { PROFILE_NAME_PATTERN } from '../core/ids.ts';
-import type { EndpointName } from './endpoints.ts';
+import { PROFILE_BYTES_MAX, type EndpointName } from './endpoints.ts';
 import type {
   DoctorReport,
   Explanation,
@@ -13,9 +13,6 @@ import type {
   RunDetail,
   RunView,
 } from './service.ts';
-
-/** The longest profile that is ever sent or read; the largest real ones have a few kilobytes. */
-export const PROFILE_CHARS_MAX = 1024 * 1024;
 
 const PATH_CHARS_MAX = 4096;
 const COMMAND_WORDS_MAX = 1024;
@@ -64,7 +61,7 @@ const launchBody = z.strictObject({
     .describe('Absolute path of the profile. The daemon reads the file itself.'),
   profileText: z
     .string()
-    .max(PROFILE_CHARS_MAX)
+    .max(PROFILE_BYTES_MAX)
     .describe('The text of that file as the caller read it: proof that the caller may, and what was meant to run.'),
   command: z
     .array(z.string().max(WORD_CHARS_MAX).regex(NUL_FREE, 'must hold no NUL'))

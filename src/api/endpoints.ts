@@ -135,6 +135,9 @@ export const ENDPOINT_NAMES = Object.keys(ENDPOINTS) as readonly EndpointName[];
 /** The protocol named in the `Upgrade` header of an attach request. */
 export const ATTACH_PROTOCOL = 'ringfence-attach/1';
 
+/** The longest profile that is ever sent or read (the same as in `profile/document.ts`, which a test compares). */
+export const PROFILE_BYTES_MAX = 256 * 1024;
+
 export const JSON_TYPE = 'application/json';
 export const RECORDS_TYPE = 'application/x-ndjson';
 export const OUTPUT_TYPE = 'application/vnd.ringfence.frames';

@@ -1,4 +1,4 @@
-import { ERRORS, fail } from '../../src/core/errors.ts';
+import { fail } from '../../src/core/errors.ts';
 import type { OutputChunk } from '../../src/core/ports/engine.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
 import { USAGE_NONE, type Bound, type Outcome } from '../../src/core/outcome.ts';
@@ -44,6 +44,8 @@ export class FakeService implements Service {
   readonly quarantined = new Set<string>();
   /** By profile path; a launch of any other path is refused. */
   readonly agents = new Map<string, FakeAgent>();
+  /** By profile path: what a launch throws. */
+  readonly refusals = new Map<string, Error>();
   doctorReport: DoctorReport = { ok: true, checks: [] };
   removed: readonly string[] = [];
   private readonly requests = new Map<string, LaunchRequest>();
@@ -60,6 +62,8 @@ export class FakeService implements Service {
 
   async launch(request: LaunchRequest, caller: Caller): Promise<RunView> {
     this.note('launch', request, caller);
+    const refusal = this.refusals.get(request.profilePath);
+    if (refusal !== undefined) throw refusal;
     const agent = this.agents.get(request.profilePath);
     if (agent === undefined) throw fail('PROFILE_UNREADABLE', { detail: `no agent at ${request.profilePath}` });
     const profile = request.profilePath.replace(/^.*\//, '').replace(/\.yaml$/, '');
@@ -179,7 +183,7 @@ export class FakeService implements Service {
   async release(profile: string, caller: Caller): Promise<void> {
     this.note('release', profile, caller);
     if (!this.quarantined.delete(profile)) {
-      throw fail('NOT_QUARANTINED', { detail: `${profile} is not in quarantine: ${ERRORS.NOT_QUARANTINED.message}` });
+      throw fail('NOT_QUARANTINED', { detail: `${profile} is not in quarantine` });
     }
   }
 

@@ -1,0 +1,13 @@
+import type { Command } from 'commander';
+
+import type { Invoke } from './commands.ts';
+
+export function define(command: Command, invoke: Invoke): void {
+  command.argument('<run>', 'run id, the beginning of one, or a profile name').action((run: string) =>
+    invoke(async (context) => {
+      await (await context.client()).kill(run);
+      await context.answer({ json: { run, asked: 'kill' }, text: () => `${run} was killed` });
+      return 0;
+    }),
+  );
+}

@@ -1,0 +1,214 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import type { Incident } from '../../src/api/service.ts';
+import { fail } from '../../src/core/errors.ts';
+import { USAGE_NONE, type Breach } from '../../src/core/outcome.ts';
+import { FAKE_BOUNDS, FAKE_TIME, fakeOutcome, fakeRun, type FakeAgent, type FakeService } from './fake-service.ts';
+
+const MIB = 1024 * 1024;
+
+const BREACH: Breach = {
+  reason: 'budget.cpu',
+  rule: 'budget.cpu',
+  measured: 20_310,
+  limit: 20_000,
+  unit: 'ms',
+  action: 'kill',
+  denial: null,
+};
+
+const USAGE = {
+  ...USAGE_NONE,
+  wallMs: 21_000,
+  cpuMs: 20_310,
+  memoryBytes: 12 * MIB,
+  memoryBytesPeak: 40 * MIB,
+  pids: 3,
+  pidsPeak: 5,
+  egressBytes: 1536,
+  denials: 2,
+};
+
+const INCIDENT: Incident = {
+  id: 'i0123456789ab',
+  host: 'guard-1',
+  version: '0.1.0',
+  subject: {
+    profile: 'spinner',
+    runId: 'rspinner00001',
+    profileDigest: 'sha256:11',
+    imageDigest: 'sha256:22',
+    owner: 'research@example.com',
+    labels: { ticket: 'OPS-12' },
+    launchedBy: { uid: 1000, gid: 1000, pid: 99 },
+  },
+  what: {
+    reason: 'budget.cpu',
+    rule: 'budget.cpu',
+    summary: 'spinner used 20.3 s of CPU time, its budget is 20 s, and was killed.',
+    explanation: 'CPU time is that of every process of the run together, as the kernel counts it.',
+    severity: 'medium',
+  },
+  evidence: {
+    breach: BREACH,
+    alsoBreached: [],
+    process: {
+      pid: 4242,
+      executable: '/bin/busybox',
+      argv: ['yes', '\u001b]0;owned\u0007'],
+      parents: ['sh'],
+      cpuMs: 20_000,
+    },
+    usage: USAGE,
+    usageBefore: null,
+    bounds: FAKE_BOUNDS,
+    lastDenials: [],
+    topProcesses: [],
+  },
+  action: { asked: 'kill', taken: 'kill', signal: 'SIGKILL', survivors: 0 },
+  times: {
+    detectedAt: '2026-03-01T12:00:21.000Z',
+    signalledAt: '2026-03-01T12:00:21.001Z',
+    emptyAt: '2026-03-01T12:00:21.008Z',
+    detectedToEmptyMs: 8,
+  },
+  context: { earlierIncidents: 0, quarantined: true },
+  trust: { fromSeq: 3, toSeq: 9, hash: `sha256:${'ab'.repeat(32)}` },
+  cure: 'raise budget.cpu to 40s',
+};
+
+const agents: Readonly<Record<string, FakeAgent>> = {
+  echo: async ({ stdin, print }) => {
+    for await (const bytes of stdin) print(Buffer.from(bytes).toString().toUpperCase());
+    print('done\n', 'stderr');
+    return { exitCode: 3 };
+  },
+  words: async ({ request, print }) => {
+    print(`${JSON.stringify({ command: request.command, labels: request.labels, tty: request.tty })}\n`);
+    return {};
+  },
+  spinner: async ({ print }) => {
+    print('spinning\n');
+    return {
+      reason: 'budget.cpu',
+      rule: 'budget.cpu',
+      detail: 'used 20310 ms of CPU time, the budget is 20000 ms',
+      exitCode: 137,
+      signal: 'SIGKILL',
+      incidentId: INCIDENT.id,
+    };
+  },
+  missing: async () => ({ reason: 'engine.failed', detail: 'exec: "/bin/nothing": no such file', exitCode: 127 }),
+  broken: async () => ({ reason: 'engine.failed', detail: 'the engine does not answer', exitCode: null }),
+  sleeper: async ({ nextSignal }) => ({ reason: 'stopped', detail: 'by hand', signal: await nextSignal() }),
+};
+
+/** Everything that the golden scripts find: profiles in `directory`, and a daemon that knows some runs. */
+export async function buildWorld(service: FakeService, directory: string): Promise<void> {
+  const folder = join(directory, 'profiles');
+  await mkdir(folder);
+  for (const [name, agent] of Object.entries(agents)) {
+    await writeFile(join(folder, `${name}.yaml`), profileText(name));
+    service.agents.set(join(folder, `${name}.yaml`), agent);
+  }
+  await writeFile(join(folder, 'invalid.yaml'), profileText('invalid').replace('pids: 64', 'pids: -4\n  memry: 1GiB'));
+  await writeFile(join(folder, 'gpu.yaml'), profileText('gpu').replace('pids: 64', 'pids: 64\n  gpu: { count: 1 }'));
+  await writeFile(join(folder, 'large.yaml'), `# ${'x'.repeat(10_000_000)}\n`);
+  await writeFile(join(folder, 'latin1.yaml'), Buffer.from([0x6e, 0xe9, 0x0a]));
+  await writeFile(join(folder, 'half.yaml'), profileText('half').slice(0, 150));
+  refuse(service, folder);
+  addRuns(service);
+  service.quarantined.add('spinner');
+  service.incidentsById.set(INCIDENT.id, INCIDENT);
+  service.explanations.set('rspinner00001', {
+    subject: 'run rspinner00001 of spinner',
+    headline: 'spinner used 20.3 s of CPU time, its budget is 20 s, and was killed.',
+    rule: 'budget.cpu',
+    evidence: ['20.3 s, allowed 20 s'],
+    change: ['budget.cpu: 40s'],
+  });
+  service.doctorReport = {
+    ok: true,
+    checks: [
+      { name: 'cgroup', state: 'ok', rung: 'kernel', evidence: 'version 1, cpu memory pids', fix: null },
+      { name: 'apparmor', state: 'degraded', rung: 'none', evidence: 'not loaded', fix: 'apt-get install apparmor' },
+    ],
+  };
+  service.removed = ['network rf-000000000009', 'cgroup /ringfence/r000000000009'];
+}
+
+function refuse(service: FakeService, folder: string): void {
+  const file = join(folder, 'invalid.yaml');
+  service.refusals.set(
+    file,
+    fail('PROFILE_INVALID', {
+      problems: [
+        { file, line: 9, column: 9, path: 'limits.pids', message: 'must be at least 1, got -4.', hint: 'leave it out' },
+      ],
+    }),
+  );
+  service.refusals.set(join(folder, 'half.yaml'), fail('PROFILE_QUARANTINED', { detail: 'half is in quarantine' }));
+}
+
+function addRuns(service: FakeService): void {
+  const now = Date.now();
+  const ago = (ms: number) => new Date(now - ms).toISOString();
+  service.addRun(
+    fakeRun({
+      runId: 'rreader000001',
+      profile: 'paper-reader',
+      admittedAt: ago(90_500),
+      startedAt: ago(90_000),
+      usage: { ...USAGE, wallMs: 90_000, cpuMs: 3_120 },
+      labels: { ticket: 'OPS-12\u001b[31m' },
+      denialsByDestination: [{ destination: '203.0.113.9:22/tcp', count: 2 }],
+    }),
+  );
+  service.addRun(
+    fakeRun({
+      runId: 'rspinner00001',
+      profile: 'spinner',
+      phase: 'over',
+      admittedAt: ago(7_250_000),
+      usage: USAGE,
+      outcome: fakeOutcome({
+        runId: 'rspinner00001',
+        profile: 'spinner',
+        reason: 'budget.cpu',
+        rule: 'budget.cpu',
+        detail: 'used 20310 ms of CPU time, the budget is 20000 ms',
+        usage: USAGE,
+        exitCode: 137,
+        signal: 'SIGKILL',
+        incidentId: INCIDENT.id,
+      }),
+    }),
+  );
+  service.output.set('rreader000001', [
+    { stream: 'stdout', bytes: Buffer.from('reading page 1\n') },
+    { stream: 'stderr', bytes: Buffer.from('warning: slow\n') },
+    { stream: 'stdout', bytes: Buffer.from('\u001b[31mred\u001b[0m\n') },
+  ]);
+  const record = { at: FAKE_TIME, prev: '', runId: 'rreader000001', profile: 'paper-reader' };
+  service.addRecord({ ...record, seq: 1, kind: 'run.admitted' });
+  service.addRecord({ ...record, seq: 2, kind: 'run.started', containerId: 'c0ffee' });
+  service.addRecord({ seq: 3, at: '2026-03-02T12:00:00.000Z', prev: '', kind: 'daemon.stopped' });
+}
+
+function profileText(name: string): string {
+  return `apiVersion: ringfence/v1
+name: ${name}
+description: For the tests of the command line.
+owner: research@example.com
+image: ringfence/agent-shell:local
+command: any
+limits:
+  cpu: 1
+  memory: 256MiB
+  pids: 64
+budget:
+  wall: 30m
+egress: {}
+`;
+}
