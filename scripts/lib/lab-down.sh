@@ -122,11 +122,12 @@ remove_shared_folders() {
     cat "$lab_run/made-folders" >>"${other}made-folders"
     return 0
   done
-  while IFS= read -r folder; do
+  for folder in "${SHARED_FOLDERS[@]}"; do
+    grep -qxF "$folder" "$lab_run/made-folders" || continue
     [[ -d $folder && -z $(find "$folder" ! -type d -print -quit) ]] || continue
     if [[ $folder == /run/netns ]]; then umount "$folder" || true; fi
     find "$folder" -depth -type d -empty -delete
-  done < <(sort -u "$lab_run/made-folders")
+  done
 }
 
 remove_files() {

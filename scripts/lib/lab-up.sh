@@ -4,7 +4,7 @@
 ENGINE_READY_SECONDS_MAX=60
 WORLD_READY_SECONDS_MAX=30
 
-# Made by the tools below when they are first used, and left there by them.
+# Made by the tools below when they are first used, and left there by them. umount itself makes the last one.
 SHARED_FOLDERS=(/run/netns /run/docker /run/containerd /run/mount)
 
 make_folders() {

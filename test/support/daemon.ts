@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { command, lab, type CommandOptions, type CommandResult } from './lab.ts';
@@ -19,6 +19,11 @@ export type DaemonOptions = {
   readonly env?: Readonly<Record<string, string>>;
 };
 
+export type SpawnOptions = {
+  readonly env?: Readonly<Record<string, string>>;
+  readonly stdio?: StdioOptions;
+};
+
 /** A daemon of its own: configuration, state and socket in a folder below the lab's scratch. */
 export type TestDaemon = AsyncDisposable & {
   readonly folder: string;
@@ -29,7 +34,7 @@ export type TestDaemon = AsyncDisposable & {
   log(): string;
   cli(args: readonly string[], options?: CommandOptions): Promise<CommandResult>;
   /** A command that stays: an attached run, `logs -f`. The caller ends it. */
-  spawnCli(args: readonly string[], options?: { readonly env?: Readonly<Record<string, string>> }): ChildProcess;
+  spawnCli(args: readonly string[], options?: SpawnOptions): ChildProcess;
   /** Ends it without warning, as a crash would; the folder stays. */
   crash(): Promise<void>;
   /** Ends it in good order; the folder stays. */
@@ -89,7 +94,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<TestDaem
     spawnCli: (args, spawnOptions) =>
       spawn(process.execPath, [MAIN, ...args], {
         env: { ...process.env, RINGFENCE_SOCKET: paths.socket, ...spawnOptions?.env },
-        stdio: 'pipe',
+        stdio: spawnOptions?.stdio ?? 'pipe',
       }),
     crash: () => end('SIGKILL'),
     stop: () => end('SIGTERM'),
