@@ -30,36 +30,24 @@ export function cgroupParentOf(runId: string, driver: CgroupDriver): string {
 }
 
 /** The run's parent cgroup in every hierarchy that is read. Making it again returns the same one. */
-export function makeRunCgroup(runId: string, layout: CgroupLayout = detectLayout()): CgroupPaths {
-  assert(RUN_ID_PATTERN.test(runId), 'a run id is safe in a path');
-  const paths = pathsBelow(layout, join(TOP, runId));
+export async function makeRunCgroup(
+  runId: string,
+  driver: CgroupDriver,
+  layout: CgroupLayout = detectLayout(),
+): Promise<CgroupPaths> {
+  assert(RUN_ID_PATTERN.test(runId), 'a run id is safe in a path and a unit name');
+  const parent = cgroupParentOf(runId, driver);
+  const paths = pathsBelow(layout, driver === 'cgroupfs' ? parent : join(`${TOP}.slice`, parent));
   try {
-    for (const directory of new Set(Object.values(paths))) {
-      if (directory !== null) makeDirectory(directory);
-    }
-    if (layout.version === 2) delegateControllers(layout, [TOP]);
+    // systemd must hear of the slice, or it removes it together with the container.
+    if (driver === 'systemd') await execa('systemctl', ['start', parent], { timeout: SYSTEMCTL_MS_MAX });
+    // On v1 systemd joins only the hierarchies that it manages; the others are made here, in the same place.
+    for (const directory of new Set(Object.values(paths))) if (directory !== null) makeDirectory(directory);
+    if (layout.version === 2 && driver === 'cgroupfs')
+      delegateControllers([layout.mounts.cpu, join(layout.mounts.cpu, TOP)]);
   } catch (cause) {
     const detail = `the cgroup of run ${runId} cannot be made: ${messageOf(cause)}`;
     throw fail('METER_FAILED', { detail, runId }, { cause });
-  }
-  return paths;
-}
-
-/** As `makeRunCgroup` where systemd owns the tree: it must hear of the slice, or it removes it with the container. */
-export async function makeRunSlice(runId: string, layout: CgroupLayout = detectLayout()): Promise<CgroupPaths> {
-  assert(RUN_ID_PATTERN.test(runId), 'a run id is safe in a unit name');
-  const unit = cgroupParentOf(runId, 'systemd');
-  try {
-    await execa('systemctl', ['start', unit], { timeout: SYSTEMCTL_MS_MAX });
-  } catch (cause) {
-    const detail = `systemd did not start ${unit}: ${messageOf(cause)}`;
-    throw fail('METER_FAILED', { detail, runId, unit }, { cause });
-  }
-  const paths = pathsBelow(layout, join(`${TOP}.slice`, unit));
-  for (const directory of new Set(Object.values(paths))) {
-    if (directory === null || existsSync(directory)) continue;
-    // On v1 systemd joins only the hierarchies it manages; the container's own driver makes the others in the same place.
-    makeDirectory(directory);
   }
   return paths;
 }
@@ -119,16 +107,17 @@ function makeDirectory(directory: string): void {
   }
 }
 
-/** A v2 controller counts in a cgroup only when every cgroup above hands it down. */
-function delegateControllers(layout: CgroupLayout, below: readonly string[]): void {
-  const root = layout.mounts.cpu;
-  for (const directory of [root, ...below.map((path) => join(root, path))]) {
+/**
+ * A v2 controller counts in a cgroup only when every cgroup above hands it down. Nothing is checked here: a controller
+ * that is missing after this leaves no file to read, and then the meter refuses the run.
+ */
+function delegateControllers(directories: readonly string[]): void {
+  for (const directory of directories) {
     for (const controller of ['cpu', 'memory', 'pids', 'io']) {
       try {
         writeFileSync(join(directory, 'cgroup.subtree_control'), `+${controller}`);
-      } catch (error) {
-        // `io` is a bonus; without the other three the meter refuses the run when it finds no file to read.
-        if (controller !== 'io' && directory !== root) throw error;
+      } catch {
+        // Refused one by one, so that a kernel without `io` still hands down the other three.
       }
     }
   }

@@ -18,6 +18,8 @@ export type Meter = {
   readInactiveFileBytes(): number;
   /** The container's own cgroup is known. */
   openLeaf(paths: CgroupPaths): void;
+  /** What the v2 tree says, at next to no cost; null where there is none. */
+  populated(): boolean | null;
   /** True when no process is left in any hierarchy. */
   empty(): boolean;
   /** Kills every process of the tree with one write; false where the kernel has no such file. */
@@ -126,6 +128,7 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
       const oomEvent = openOomEvent(paths, closers);
       if (oomEvent !== null) events.push(oomEvent);
     },
+    populated: () => (populated === null || populated.gone() ? null : populated.read() !== 0),
     // The v2 tree answers at once; only when it says nothing is left, the slower list of v1 has the last word, because
     // an engine need not put its containers into the v2 tree of a hybrid host.
     empty: () => (populated === null || populated.read() === 0 || populated.gone()) && pidsOf(parent).length === 0,

@@ -8,8 +8,8 @@ export type WardenConfig = {
   readonly nflogGroup: number | null;
   /** The `hash:net,iface` set whose entry lets a run send; null where there is no fence. */
   readonly silenceSet: string | null;
-  /** What the names of the runs' bridges begin with. */
-  readonly bridgePrefix: string;
+  /** The `hash:ip` sets that count what each address sent and received; null where there is no fence. */
+  readonly trafficSets: { readonly egress: string; readonly ingress: string } | null;
   /** True when the fence cuts off at `budget.egress` by itself and logs it with `rf:budget`. */
   readonly egressHeldByKernel: boolean;
 };
@@ -25,6 +25,9 @@ export function parseWardenConfig(text: string | undefined): WardenConfig {
   assert(typeof config.directory === 'string' && config.directory.startsWith('/'), 'the directory is absolute');
   assert(config.nflogGroup === null || Number.isInteger(config.nflogGroup), 'the NFLOG group is a number or null');
   assert(config.silenceSet === null || typeof config.silenceSet === 'string', 'the set has a name or is null');
-  assert(typeof config.bridgePrefix === 'string' && config.bridgePrefix !== '', 'bridges have a prefix');
+  assert(
+    config.trafficSets === null || typeof config.trafficSets.egress === 'string',
+    'the sets have names or are null',
+  );
   return config;
 }

@@ -1,23 +1,36 @@
 import type { Denial } from '../core/outcome.ts';
+import { FENCE_PREFIXES } from '../core/fence-names.ts';
 import type { FenceDenial } from '../core/ports/fence.ts';
 import { printable } from '../core/text.ts';
 import type { NflogPacket } from '../kernel/nflog.ts';
 
 /** The prefixes of the fence's logging rules, and what each says about a packet that was refused. */
 const PREFIXES: Readonly<Record<string, Pick<Denial, 'kind' | 'rule' | 'explanation'>>> = {
-  'rf:deny': { kind: 'packet', rule: 'egress', explanation: 'no rule of the profile allows this destination' },
-  'rf:never': {
+  [FENCE_PREFIXES.deny]: {
+    kind: 'packet',
+    rule: 'egress',
+    explanation: 'no rule of the profile allows this destination',
+  },
+  [FENCE_PREFIXES.never]: {
     kind: 'packet',
     rule: 'egress.never',
-    explanation: 'private, local and metadata addresses are never reached, whatever a profile says',
+    explanation: 'private, local and metadata addresses are not reached through a name, and other runs not at all',
   },
-  'rf:host': { kind: 'packet', rule: 'egress.host', explanation: 'the host itself is never reached by an agent' },
-  'rf:spoof': {
+  [FENCE_PREFIXES.host]: {
+    kind: 'packet',
+    rule: 'egress.host',
+    explanation: 'the host itself is never reached by an agent',
+  },
+  [FENCE_PREFIXES.spoof]: {
     kind: 'spoof',
     rule: 'egress.spoof',
     explanation: 'the packet carried a source address that is not the one of the run',
   },
-  'rf:budget': { kind: 'budget', rule: 'budget.egress', explanation: 'the bytes that the run may send are used up' },
+  [FENCE_PREFIXES.budget]: {
+    kind: 'budget',
+    rule: 'budget.egress',
+    explanation: 'the bytes that the run may send are used up',
+  },
 };
 const UNKNOWN = { kind: 'packet', rule: 'egress', explanation: 'refused by the fence' } as const;
 
@@ -26,7 +39,7 @@ const DESTINATION_CHARS_MAX = 300;
 const EXPLANATION_CHARS_MAX = 300;
 
 export function denialOfPacket(packet: NflogPacket, at: string): Denial {
-  const about = PREFIXES[packet.prefix.trim().replace(/:$/, '')] ?? UNKNOWN;
+  const about = PREFIXES[packet.prefix] ?? UNKNOWN;
   const { packet: facts } = packet;
   return {
     ...about,

@@ -1,0 +1,365 @@
+import { assertNever } from '../core/assert.ts';
+import { messageOf } from '../core/errors.ts';
+import type { WardenReport, WardenRequest, WatchPlan } from '../core/ports/warden.ts';
+import type { Ipset } from '../kernel/ipset.ts';
+import { bootTimeMs, createPollTable, deviceName } from '../kernel/libc.ts';
+import { POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI } from '../kernel/libc.ts';
+import type { PollEntry } from '../kernel/libc.ts';
+import type { Nflog, NflogPacket } from '../kernel/nflog.ts';
+import type { MeterEvent } from '../meter/meter.ts';
+import type { RunTraffic } from '../meter/traffic.ts';
+import { FEED } from './afterlife.ts';
+import type { Afterlife } from './afterlife.ts';
+import { denialOfPacket, parseFenceDenial } from './denials.ts';
+import { createLineReader } from './lines.ts';
+import { createOutbox } from './outbox.ts';
+import { WatchedRun } from './run.ts';
+import type { RunWorld } from './run.ts';
+
+/**
+ * The warden's loop: one thread, one poll(2), no promise and no timer. It wakes for a request, a refused packet, a
+ * change in a run's cgroup, or the moment at which a run must be looked at again; whatever it does then is done before
+ * it waits again, in an order that puts what decides before what reports.
+ */
+export type WardenLoop = {
+  readonly requestsFd: number;
+  readonly deniedNamesFd: number | null;
+  readonly killRung: 'cgroup.kill' | 'pidfd';
+  readonly feed: Nflog | null;
+  readonly ipset: Ipset | null;
+  readonly silenceSet: string | null;
+  readonly traffic: ((address: string, nowMs: number) => RunTraffic) | null;
+  readonly egressHeldByKernel: boolean;
+  readonly cpusOnline: number;
+  readonly afterlife: Afterlife;
+};
+
+const REQUEST_BYTES_MAX = 256 * 1024;
+const DENIAL_BYTES_MAX = 8 * 1024;
+const FEED_READS_MAX = 4;
+const WAIT_MS_MAX = 1_000;
+const AFTERLIFE_CHECK_MS = 200;
+/** A container whose start was on its way to the engine when the daemon died has begun by then, or never will. */
+const LAUNCH_MS_MAX = 60_000;
+const LATE_MS = 100;
+const LATE_REPORT_EVERY_MS = 1_000;
+const READY = POLLIN | POLLPRI | POLLERR | POLLHUP;
+const NO_TRAFFIC: RunTraffic = { egressBytes: 0, ingressBytes: 0 };
+
+/** Returns when the daemon is gone and no run is left to hold. */
+export function runWardenLoop(options: WardenLoop): void {
+  new Loop(options).run();
+}
+
+type Listener = { readonly entry: PollEntry; onReady(): void };
+
+class Loop {
+  private readonly options: WardenLoop;
+  private readonly outbox;
+  private readonly requests;
+  private readonly deniedNames;
+  private readonly world: RunWorld;
+  private readonly runs = new Map<string, WatchedRun>();
+  private readonly byAddress = new Map<string, WatchedRun>();
+  private readonly byBridge = new Map<string, WatchedRun>();
+  private readonly table = createPollTable();
+  private listeners: Listener[] = [];
+  private tableStale = true;
+  private pollsForRoom = false;
+  private readonly abandoned = new Set<WatchedRun>();
+  private feed: Nflog | null;
+  private deniedNamesOpen: boolean;
+  private daemonLostAtMs: number | null = null;
+  private afterlifeCheckAtMs = 0;
+  private lateReportedAtMs = 0;
+
+  constructor(options: WardenLoop) {
+    this.options = options;
+    this.feed = options.feed;
+    this.deniedNamesOpen = options.deniedNamesFd !== null;
+    this.outbox = createOutbox(options.requestsFd);
+    this.requests = createLineReader({ fd: options.requestsFd, lineBytesMax: REQUEST_BYTES_MAX });
+    this.deniedNames = createLineReader({ fd: options.deniedNamesFd ?? -1, lineBytesMax: DENIAL_BYTES_MAX });
+    this.world = {
+      now: bootTimeMs,
+      report: (report) => this.report(report),
+      silence: (plan) => this.silence(plan),
+      traffic: (address, nowMs) => options.traffic?.(address, nowMs) ?? NO_TRAFFIC,
+      descriptorsChanged: () => {
+        this.tableStale = true;
+      },
+      daemonLostAtMs: () => this.daemonLostAtMs,
+      cpusOnline: options.cpusOnline,
+      egressHeldByKernel: options.egressHeldByKernel,
+    };
+  }
+
+  run(): void {
+    this.report({ kind: 'ready', killRung: this.options.killRung, feed: this.feed !== null });
+    while (this.daemonLostAtMs === null || this.runs.size > 0) {
+      this.flush();
+      const dueAtMs = this.nextDueMs();
+      this.refreshTable();
+      const before = bootTimeMs();
+      const waitMs = Math.min(WAIT_MS_MAX, Math.max(0, dueAtMs - before));
+      const ready = this.table.wait(waitMs);
+      const now = bootTimeMs();
+      this.noteLateness(now - (before + waitMs), now);
+      if (ready > 0) this.dispatch();
+      for (const run of this.runs.values()) if (run.dueAtMs <= now) this.guard(run, () => run.look());
+      for (const run of this.abandoned) if (run.over) this.forget(run);
+      if (this.daemonLostAtMs !== null) this.afterDaemon(now, now - this.daemonLostAtMs);
+    }
+    this.feed?.close();
+    this.options.afterlife.release(FEED);
+  }
+
+  private dispatch(): void {
+    // In the order of the table: requests, the feeds, then the runs, so that a refusal is counted before an ending.
+    this.listeners.forEach((listener, index) => {
+      if ((this.table.ready(index) & (READY | POLLOUT)) !== 0) listener.onReady();
+    });
+  }
+
+  private nextDueMs(): number {
+    let dueAtMs = this.daemonLostAtMs === null ? Number.POSITIVE_INFINITY : this.afterlifeCheckAtMs;
+    for (const run of this.runs.values()) dueAtMs = Math.min(dueAtMs, run.dueAtMs);
+    return dueAtMs;
+  }
+
+  private refreshTable(): void {
+    if (this.outbox.waiting() !== this.pollsForRoom) this.tableStale = true;
+    if (!this.tableStale) return;
+    this.tableStale = false;
+    this.pollsForRoom = this.outbox.waiting();
+    const listeners: Listener[] = [];
+    const listen = (fd: number, events: number, onReady: () => void): void => {
+      listeners.push({ entry: { fd, events }, onReady });
+    };
+    const { requestsFd, deniedNamesFd } = this.options;
+    if (this.daemonLostAtMs === null) {
+      listen(requestsFd, this.pollsForRoom ? POLLIN | POLLOUT : POLLIN, () => this.onRequests());
+    }
+    if (this.feed !== null) listen(this.feed.fd, POLLIN, () => this.onFeed());
+    if (deniedNamesFd !== null && this.deniedNamesOpen) listen(deniedNamesFd, POLLIN, () => this.onDeniedNames());
+    for (const run of this.runs.values()) {
+      for (const event of run.meterEvents) {
+        listen(event.fd, event.on === 'priority' ? POLLPRI : POLLIN, () => this.onMeterEvent(run, event));
+      }
+      const { processDescriptor } = run;
+      if (processDescriptor !== null) {
+        listen(processDescriptor, POLLIN, () => {
+          if (run.processDescriptor === processDescriptor) this.guard(run, () => run.processEnded());
+        });
+      }
+    }
+    this.listeners = listeners;
+    this.table.fill(listeners.map(({ entry }) => entry));
+  }
+
+  private onMeterEvent(run: WatchedRun, event: MeterEvent): void {
+    // An earlier descriptor of the same turn may have ended the watch, and its numbers may mean other files by now.
+    if (this.runs.get(run.runId) !== run) return;
+    this.guard(run, () => {
+      run.rearm(event);
+      if (event.about === 'memory') run.memoryEvent();
+      else run.look();
+    });
+  }
+
+  private onRequests(): void {
+    let state: 'open' | 'ended';
+    try {
+      state = this.requests.read((line) => this.serve(JSON.parse(line) as WardenRequest));
+    } catch (error) {
+      complain('the daemon’s socket failed', error);
+      state = 'ended';
+    }
+    if (state === 'ended') this.loseDaemon();
+  }
+
+  private serve(request: WardenRequest): void {
+    if (request.kind === 'watch') {
+      this.watch(request.watch);
+      return;
+    }
+    const run = this.runs.get(request.runId);
+    if (run === undefined) {
+      // `unwatch` of a run that was never watched is how a failed launch cleans up.
+      if (request.kind === 'unwatch') return;
+      this.report({ kind: 'refused', runId: request.runId, message: `there is no watched run for ${request.kind}` });
+      return;
+    }
+    this.guard(run, () => this.serveRun(run, request));
+  }
+
+  private serveRun(run: WatchedRun, request: Exclude<WardenRequest, { kind: 'watch' }>): void {
+    switch (request.kind) {
+      case 'started':
+        return run.started(request);
+      case 'kill':
+        return run.kill();
+      case 'stop':
+        return run.stop(request.graceMs);
+      case 'sample':
+        return run.sample();
+      case 'unwatch':
+        return this.unwatch(run);
+      default:
+        return assertNever(request);
+    }
+  }
+
+  private watch(plan: WatchPlan): void {
+    const { runId } = plan;
+    const refuse = (message: string): void => this.report({ kind: 'refused', runId, message });
+    if (this.runs.has(runId)) return refuse('the run is already watched');
+    const soft = plan.budgets.find(({ action }) => action === 'throttle' || action === 'pause');
+    if (soft !== undefined) return refuse(`the action ${soft.action} of budget.${soft.budget} is not enforceable here`);
+    try {
+      const run = new WatchedRun(plan, this.world);
+      this.runs.set(runId, run);
+      this.byAddress.set(plan.address, run);
+      this.byBridge.set(plan.bridge, run);
+      this.options.afterlife.hold(runId);
+      this.tableStale = true;
+    } catch (error) {
+      const run = this.runs.get(runId);
+      if (run !== undefined) this.forget(run);
+      return refuse(messageOf(error));
+    }
+    this.report({ kind: 'watching', runId });
+  }
+
+  /** A run with living processes stays watched whatever the daemon says: nothing else would hold it. */
+  private unwatch(run: WatchedRun): void {
+    run.look();
+    if (run.idle) this.forget(run);
+    else {
+      this.abandoned.add(run);
+      this.report({ kind: 'refused', runId: run.runId, message: 'processes of the run are still alive' });
+    }
+  }
+
+  private forget(run: WatchedRun): void {
+    run.close();
+    this.tableStale = true;
+    this.runs.delete(run.runId);
+    this.abandoned.delete(run);
+    if (this.byAddress.get(run.plan.address) === run) this.byAddress.delete(run.plan.address);
+    if (this.byBridge.get(run.plan.bridge) === run) this.byBridge.delete(run.plan.bridge);
+    this.options.afterlife.release(run.runId);
+  }
+
+  private onFeed(): void {
+    for (let count = 0; count < FEED_READS_MAX && this.feed !== null; count += 1) {
+      const packets = this.feed.read();
+      if (packets.length === 0) return;
+      const at = new Date().toISOString();
+      for (const packet of packets) {
+        const run = this.runOf(packet);
+        if (run !== undefined) this.guard(run, () => run.denied(denialOfPacket(packet, at), 1));
+      }
+    }
+  }
+
+  /** By the bridge it came from, which an agent cannot choose; by its source only where the kernel names no bridge. */
+  private runOf(packet: NflogPacket): WatchedRun | undefined {
+    const bridge = packet.inputDevice === null ? null : deviceName(packet.inputDevice);
+    const byBridge = bridge === null ? undefined : this.byBridge.get(bridge);
+    return byBridge ?? this.byAddress.get(packet.packet?.source ?? '');
+  }
+
+  private onDeniedNames(): void {
+    const { deniedNamesFd } = this.options;
+    if (deniedNamesFd === null) return;
+    let state: 'open' | 'ended';
+    try {
+      state = this.deniedNames.read((line) => {
+        const denied = parseFenceDenial(line);
+        const run = denied === null ? undefined : this.byAddress.get(denied.address);
+        if (denied !== null && run !== undefined) {
+          this.guard(run, () => run.denied(denied.denial, 1 + denied.suppressed));
+        }
+      });
+    } catch (error) {
+      complain('the socket of the DNS gate failed', error);
+      state = 'ended';
+    }
+    if (state === 'open') return;
+    this.deniedNamesOpen = false;
+    this.tableStale = true;
+  }
+
+  /** One run's trouble must never become another's: what it throws ends that run, and the loop goes on. */
+  private guard(run: WatchedRun, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      try {
+        run.lost(error);
+      } catch (second) {
+        complain(`run ${run.runId} can neither be read nor ended`, second);
+      }
+    }
+  }
+
+  private silence(plan: WatchPlan): void {
+    const { ipset, silenceSet } = this.options;
+    if (ipset === null || silenceSet === null) return;
+    const [network = '', prefixLength = '32'] = plan.subnet.split('/');
+    try {
+      const entry = { kind: 'net,iface', network, prefixLength: Number(prefixLength), device: plan.bridge } as const;
+      ipset.remove(silenceSet, entry);
+    } catch (error) {
+      // The kill that follows ends its traffic too; an error here must not stop that.
+      complain(`run ${plan.runId} could not be silenced before its kill`, error);
+    }
+  }
+
+  private report(report: WardenReport): void {
+    if (this.daemonLostAtMs === null) this.outbox.push(report);
+    else this.keep(report);
+  }
+
+  private keep(report: WardenReport): void {
+    const lasting = report.kind === 'breached' || report.kind === 'emptied' || report.kind === 'undead';
+    if (lasting) this.options.afterlife.record(report, new Date().toISOString());
+  }
+
+  private flush(): void {
+    if (this.daemonLostAtMs === null && this.outbox.waiting() && this.outbox.flush() === 'closed') this.loseDaemon();
+  }
+
+  private loseDaemon(): void {
+    if (this.daemonLostAtMs !== null) return;
+    this.daemonLostAtMs = bootTimeMs();
+    this.tableStale = true;
+    for (const report of this.outbox.drain()) this.keep(report);
+  }
+
+  /** Holds what is its own until the next daemon's warden takes it, or it is over. */
+  private afterDaemon(now: number, lostForMs: number): void {
+    const launchesOver = lostForMs >= LAUNCH_MS_MAX;
+    for (const run of this.runs.values()) if (run.over || (launchesOver && run.idle)) this.forget(run);
+    if (now < this.afterlifeCheckAtMs) return;
+    this.afterlifeCheckAtMs = now + AFTERLIFE_CHECK_MS;
+    const { afterlife } = this.options;
+    if (this.feed !== null && afterlife.takenByOther(FEED)) {
+      this.feed.close();
+      this.feed = null;
+      this.tableStale = true;
+    }
+    for (const run of this.runs.values()) if (afterlife.takenByOther(run.runId)) this.forget(run);
+  }
+
+  private noteLateness(lateMs: number, now: number): void {
+    if (lateMs < LATE_MS || now - this.lateReportedAtMs < LATE_REPORT_EVERY_MS) return;
+    this.lateReportedAtMs = now;
+    this.report({ kind: 'late', lateMs: Math.round(lateMs) });
+  }
+}
+
+function complain(what: string, error: unknown): void {
+  process.stderr.write(`warden: ${what}: ${messageOf(error)}\n`);
+}

@@ -1,0 +1,77 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+import { messageOf } from '../core/errors.ts';
+import { openIpset } from '../kernel/ipset.ts';
+import { bootTimeMs, pollDescriptors } from '../kernel/libc.ts';
+import { openNflog } from '../kernel/nflog.ts';
+import type { Nflog } from '../kernel/nflog.ts';
+import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
+import { createTraffic } from '../meter/traffic.ts';
+import { FEED, openAfterlife } from './afterlife.ts';
+import type { Afterlife } from './afterlife.ts';
+import { DENIED_NAMES_FD, parseWardenConfig, REQUESTS_FD } from './config.ts';
+import { runWardenLoop } from './loop.ts';
+
+/**
+ * The process of the warden: `node warden/process.js CONFIG` with the daemon at descriptor 3 and the DNS gate at 4.
+ * Its event loop never turns, so no handler of a signal may be installed here: SIGTERM ends it at once.
+ */
+
+/** The warden of a daemon that died holds the feed until it sees the new claim, which it looks for every 200 ms. */
+const FEED_MS_MAX = 3_000;
+const FEED_TRY_MS = 20;
+/** The kernel ends agents and engines before it ends the process that can end agents. */
+const OOM_SCORE = '-999';
+
+function main(): void {
+  const config = parseWardenConfig(process.argv[2]);
+  mkdirSync(config.directory, { recursive: true, mode: 0o700 });
+  protectFromOom();
+  const afterlife = openAfterlife(config.directory);
+  const feed = config.nflogGroup === null ? null : openFeed(config.nflogGroup, afterlife);
+  const needsIpset = config.silenceSet !== null || config.trafficSets !== null;
+  const ipset = needsIpset ? openIpset() : null;
+  const traffic =
+    ipset === null || config.trafficSets === null
+      ? null
+      : createTraffic({ ipset, egressSet: config.trafficSets.egress, ingressSet: config.trafficSets.ingress });
+  runWardenLoop({
+    requestsFd: REQUESTS_FD,
+    deniedNamesFd: DENIED_NAMES_FD,
+    killRung: hasCgroupKill(detectLayout()) ? 'cgroup.kill' : 'pidfd',
+    feed,
+    ipset,
+    silenceSet: config.silenceSet,
+    traffic: traffic === null ? null : (address, nowMs) => traffic.of(address, nowMs),
+    egressHeldByKernel: config.egressHeldByKernel && feed !== null,
+    cpusOnline: Math.max(1, cpus().length),
+    afterlife,
+  });
+}
+
+/** Null when it cannot be had: the daemon hears so in `ready`, and decides. */
+function openFeed(group: number, afterlife: Afterlife): Nflog | null {
+  afterlife.hold(FEED);
+  const deadline = bootTimeMs() + FEED_MS_MAX;
+  for (;;) {
+    try {
+      return openNflog({ group });
+    } catch (error) {
+      if (bootTimeMs() > deadline) {
+        process.stderr.write(`warden: no feed of denied packets: ${messageOf(error)}\n`);
+        return null;
+      }
+    }
+    pollDescriptors([], FEED_TRY_MS);
+  }
+}
+
+function protectFromOom(): void {
+  try {
+    writeFileSync('/proc/self/oom_score_adj', OOM_SCORE);
+  } catch (error) {
+    process.stderr.write(`warden: not protected from the OOM killer: ${messageOf(error)}\n`);
+  }
+}
+
+main();

@@ -1,0 +1,507 @@
+import { readFileSync } from 'node:fs';
+import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
+import type { CgroupPaths, ProcessFacts, WardenReport, WatchPlan } from '../core/ports/warden.ts';
+import { messageOf } from '../core/errors.ts';
+import { closeDescriptor, openPidfd, signalPidfd, SystemCallError } from '../kernel/libc.ts';
+import { readLimits } from '../meter/limits.ts';
+import { openMeter } from '../meter/meter.ts';
+import type { CgroupReading, Meter, MeterEvent } from '../meter/meter.ts';
+import { isMember, killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
+import type { RunTraffic } from '../meter/traffic.ts';
+import { IDLE_MS, judge, newQuotaState } from '../policy/quotas.ts';
+import type { QuotaState } from '../policy/quotas.ts';
+import { createDenialValve } from './denials.ts';
+
+/**
+ * One run under the warden's eyes.
+ *
+ *   waiting ──a process──▶ alive ──breach, stop──▶ stopping ──grace over──▶ dying ──deadline──▶ undead
+ *      │                     │ └──breach, kill──────────────────────────────▲  │                  │
+ *      │                     └────────────── the last process ends ────────────▼──────────────────▼──▶ over
+ *      └── a kill before anything ran: dying, then over at once
+ *
+ * `over` is reported once, with the last counters. Nothing may run in the cgroup afterwards: whatever appears (a
+ * container that was being started while the kill came) is killed without a further report.
+ */
+export type RunWorld = {
+  /** Milliseconds since boot. */
+  now(): number;
+  report(report: WardenReport): void;
+  /** Takes the run's way out of the network away. Never throws. */
+  silence(plan: WatchPlan): void;
+  traffic(address: string, nowMs: number): RunTraffic;
+  /** The descriptors that a run wants to be woken by are others than before. */
+  descriptorsChanged(): void;
+  /** When the daemon was lost, or null while it is there. */
+  daemonLostAtMs(): number | null;
+  readonly cpusOnline: number;
+  readonly egressHeldByKernel: boolean;
+};
+
+type Phase = 'waiting' | 'alive' | 'stopping' | 'dying' | 'undead' | 'over';
+
+/** A killed run whose cgroup is not empty after this is cut off, frozen and reported, not killed again. */
+export const EMPTY_MS_MAX = 2_000;
+const CHECK_EMPTY_MS = 5;
+const KILL_AGAIN_MS = 50;
+const HURRY_MS = 100;
+const REPORT_SAMPLE_MS = 1_000;
+const EVIDENCE = { processesMax: 8, msMax: 3, argv: false } as const;
+const UNDEAD_PIDS_MAX = 64;
+const SIGTERM = 15;
+const SIGKILL = 9;
+const READING_NONE: CgroupReading = {
+  cpuMs: 0,
+  cpuThrottledMs: 0,
+  memoryBytes: 0,
+  memoryBytesPeak: 0,
+  swapBytes: 0,
+  pids: 0,
+  pidsPeak: 0,
+  pidsRefusals: 0,
+  oomKills: 0,
+};
+
+export class WatchedRun {
+  readonly plan: WatchPlan;
+  private readonly world: RunWorld;
+  private readonly meter: Meter;
+  private readonly valve = createDenialValve();
+  private quota: QuotaState;
+  private phase: Phase = 'waiting';
+  private pidfd: number | null = null;
+  private startedAtMs: number | null = null;
+  private reading: CgroupReading = READING_NONE;
+  private inactiveFileBytes = 0;
+  private inactiveReadAtMs = Number.NEGATIVE_INFINITY;
+  private memoryBytesMax = 0;
+  private denials = 0;
+  private unjudgedDenials = 0;
+  private lastDenial: Denial | null = null;
+  private egressCutOff = false;
+  private breach: Breach | null = null;
+  private endRequested = false;
+  private times: EndTimes = { detectedMs: null, signalledMs: null, emptyMs: null };
+  private silenced = false;
+  private hurryUntilMs = Number.NEGATIVE_INFINITY;
+  private graceEndsAtMs = Number.POSITIVE_INFINITY;
+  private emptyDeadlineMs = Number.POSITIVE_INFINITY;
+  private killAgainAtMs = Number.POSITIVE_INFINITY;
+  private reportedAtMs = Number.NEGATIVE_INFINITY;
+  private usage: Usage = USAGE_NONE;
+  /** When `look` wants to be called next, in milliseconds since boot. */
+  dueAtMs: number;
+
+  /** Throws METER_FAILED when a counter cannot be opened. */
+  constructor(plan: WatchPlan, world: RunWorld) {
+    this.plan = plan;
+    this.world = world;
+    this.meter = openMeter(plan.parentPaths);
+    const { cpusOnline, egressHeldByKernel } = world;
+    const { budgets, warnAt } = plan;
+    this.quota = newQuotaState({ budgets, warnAt, cpusOnline, egressHeldByKernel, cpuMillisMax: null });
+    this.dueAtMs = world.now();
+  }
+
+  get over(): boolean {
+    return this.phase === 'over';
+  }
+
+  /** Nothing of it lives: it is over, or never began. */
+  get idle(): boolean {
+    return this.over || (this.phase === 'waiting' && this.meter.empty());
+  }
+
+  get runId(): string {
+    return this.plan.runId;
+  }
+
+  /** The descriptor of the first process while it is of interest. */
+  get processDescriptor(): number | null {
+    return this.pidfd;
+  }
+
+  get meterEvents(): readonly MeterEvent[] {
+    return this.meter.events();
+  }
+
+  /** So that the descriptor is quiet until the next event. */
+  rearm(event: MeterEvent): void {
+    this.meter.rearm(event);
+  }
+
+  started(options: { readonly pid: number; readonly leafPaths: CgroupPaths; readonly startedAtBootMs: number }): void {
+    this.startedAtMs = options.startedAtBootMs;
+    this.meter.openLeaf(options.leafPaths);
+    this.world.descriptorsChanged();
+    this.readBackLimits(options.leafPaths);
+    this.pidfd ??= openMember(options.pid, this.plan.parentPaths);
+    if (this.phase === 'waiting') this.phase = 'alive';
+    // A run that was condemned while it was being started has now a process to kill.
+    if (this.phase === 'dying' || this.phase === 'undead' || this.phase === 'over') this.signal({ strays: true });
+    this.look();
+  }
+
+  /** The descriptor of the first process is readable: it has ended, and stays readable for ever. */
+  processEnded(): void {
+    this.closeProcess();
+    this.look();
+  }
+
+  /** The kernel met the memory limit; whether it killed is in the counter some moments later. */
+  memoryEvent(): void {
+    this.hurryUntilMs = this.world.now() + HURRY_MS;
+    this.look();
+  }
+
+  /** By hand or by the daemon: kills whatever is there, and whatever comes later. */
+  kill(): void {
+    if (this.phase === 'dying' || this.phase === 'over') return;
+    this.endRequested = true;
+    this.condemn();
+    this.look();
+  }
+
+  stop(graceMs: number): void {
+    if (this.phase !== 'waiting' && this.phase !== 'alive') return;
+    this.endRequested = true;
+    this.askToStop(graceMs);
+    this.look();
+  }
+
+  sample(): void {
+    if (this.phase !== 'over') this.refresh();
+    this.reportSample();
+  }
+
+  /** `count` refused attempts; the one given stands for all of them. */
+  denied(denial: Denial, count: number): void {
+    const ended = this.phase === 'dying' || this.phase === 'undead' || this.phase === 'over';
+    // What a silenced run still sends is refused as if its source were forged: that is our doing, not its.
+    if (this.phase === 'over' || (ended && denial.kind === 'spoof')) return;
+    if (this.phase === 'waiting') this.look();
+    if (denial.kind === 'budget') this.egressCutOff = true;
+    else {
+      this.denials += count;
+      this.unjudgedDenials += count;
+      this.lastDenial = denial;
+    }
+    if (this.phase === 'alive' || this.phase === 'stopping') {
+      // The counters are those of the last look, so its successor must not be put off: or denials would hide a burst.
+      const dueAtMs = this.dueAtMs;
+      this.decide(this.world.now());
+      this.dueAtMs = Math.min(this.dueAtMs, dueAtMs);
+    }
+    const suppressed = this.valve.admit(this.world.now(), count);
+    if (suppressed !== null) this.world.report({ kind: 'denied', runId: this.runId, denial, suppressed });
+  }
+
+  /** Reads, judges and acts. Called when due and whenever a descriptor of the run was ready. */
+  look(): void {
+    const now = this.refresh();
+    switch (this.phase) {
+      case 'waiting':
+        this.lookWaiting(now);
+        return;
+      case 'alive':
+      case 'stopping':
+        this.lookAlive(now);
+        return;
+      case 'dying':
+      case 'undead':
+        this.lookDying(now);
+        return;
+      case 'over':
+        if (!this.meter.empty()) this.signal({ strays: true });
+        this.dueAtMs = now + IDLE_MS;
+        return;
+      default:
+        this.phase satisfies never;
+    }
+  }
+
+  /** The counters cannot be read any more, so the run cannot be held to anything: it ends. */
+  lost(error: unknown): void {
+    const now = this.world.now();
+    this.dueAtMs = now + KILL_AGAIN_MS;
+    if (this.phase === 'over') return;
+    if (this.breach === null && !this.endRequested) {
+      const message = messageOf(error);
+      process.stderr.write(`warden: the meter of run ${this.runId} failed: ${message}\n`);
+      this.breach = this.breachOf({ reason: 'enforcement.lost', rule: 'meter', measured: 0, limit: 0, unit: '' });
+      this.times = { ...this.times, detectedMs: this.sinceStart(now) };
+      this.condemn();
+      this.reportBreach(this.breach, []);
+    } else if (this.phase !== 'dying' && this.phase !== 'undead') this.condemn();
+    else if (now > this.emptyDeadlineMs) this.reportUndead([]);
+  }
+
+  close(): void {
+    this.meter.close();
+    this.closeProcess();
+  }
+
+  private lookWaiting(now: number): void {
+    const ranAlready = this.reading.pidsPeak > 0 || this.reading.cpuMs > 0;
+    if (this.reading.pids === 0 && !ranAlready) {
+      this.dueAtMs = now + IDLE_MS;
+      return;
+    }
+    // Until the daemon tells the true start, time counts from the first process that was seen.
+    this.startedAtMs ??= now;
+    this.phase = 'alive';
+    this.lookAlive(now);
+  }
+
+  private lookAlive(now: number): void {
+    // Zombies that nobody has collected yet still count as processes; the v2 tree calls itself empty before that.
+    const quiet = this.reading.pids === 0 || this.meter.populated() === false;
+    if (quiet && this.meter.empty()) {
+      this.finish();
+      return;
+    }
+    this.decide(now);
+    if (this.phase === 'stopping' && now >= this.graceEndsAtMs) this.condemn();
+    if (now - this.reportedAtMs >= REPORT_SAMPLE_MS) this.reportSample();
+  }
+
+  private lookDying(now: number): void {
+    // The number of processes of v1 counts zombies that an engine has not collected; the list does not.
+    if (this.meter.empty()) {
+      this.finish();
+      return;
+    }
+    if (this.phase === 'undead') {
+      this.dueAtMs = now + IDLE_MS;
+      return;
+    }
+    this.dueAtMs = now + CHECK_EMPTY_MS;
+    if (now >= this.emptyDeadlineMs) this.reportUndead(pidsOf(this.plan.parentPaths).slice(0, UNDEAD_PIDS_MAX));
+    else if (now >= this.killAgainAtMs) {
+      // A process that was being put into the cgroup when the signal came was missed by it.
+      this.killAgainAtMs = now + KILL_AGAIN_MS;
+      this.signal({ strays: true });
+    }
+  }
+
+  /** Judges what is known now and acts on it. Sets when to look next. */
+  private decide(now: number): void {
+    const judgement = judge(
+      this.quota,
+      {
+        wallMs: this.sinceStart(now) ?? 0,
+        cpuMs: this.reading.cpuMs,
+        egressBytes: this.usage.egressBytes,
+        egressCutOff: this.egressCutOff,
+        newDenials: this.unjudgedDenials,
+        lastDenial: this.lastDenial,
+      },
+      now,
+    );
+    this.quota = judgement.state;
+    this.unjudgedDenials = 0;
+    this.dueAtMs = Math.min(now + judgement.nextSampleMs, this.graceEndsAtMs);
+    if (now < this.hurryUntilMs) this.dueAtMs = Math.min(this.dueAtMs, now + CHECK_EMPTY_MS);
+    for (const warning of judgement.warnings) this.world.report({ kind: 'warned', runId: this.runId, ...warning });
+    const breach = judgement.breach ?? this.oomBreach() ?? this.lostDaemonBreach(now);
+    if (breach !== null && this.breach === null) this.end(breach, now);
+    else if (judgement.escalate || (breach?.action === 'kill' && this.phase === 'stopping')) this.condemn();
+  }
+
+  private oomBreach(): Breach | null {
+    if (this.plan.onOom !== 'agent' || this.reading.oomKills === 0) return null;
+    const { memoryBytesPeak } = this.reading;
+    const limit = this.memoryBytesMax;
+    return this.breachOf({ reason: 'oom', rule: 'limits.memory', measured: memoryBytesPeak, limit, unit: 'bytes' });
+  }
+
+  private lostDaemonBreach(now: number): Breach | null {
+    const limit = this.plan.killWithoutDaemonAfterMs;
+    const lostAtMs = this.world.daemonLostAtMs();
+    if (limit === null || lostAtMs === null || now - lostAtMs < limit) return null;
+    const measured = now - lostAtMs;
+    return this.breachOf({ reason: 'supervisor.lost', rule: 'on.supervisor.lost', measured, limit, unit: 'ms' });
+  }
+
+  private breachOf(facts: Omit<Breach, 'action' | 'denial'>): Breach {
+    return { ...facts, action: 'kill', denial: null };
+  }
+
+  /** First the network, then the evidence that dies with the processes (bounded), then the signal, then the report. */
+  private end(breach: Breach, now: number): void {
+    this.breach = breach;
+    this.times = { ...this.times, detectedMs: this.sinceStart(now) };
+    if (this.phase === 'over') {
+      this.reportBreach(breach, []);
+      return;
+    }
+    if (breach.action !== 'stop') this.silence();
+    const processes = processesOf(this.plan.parentPaths, EVIDENCE);
+    if (breach.action === 'stop') this.askToStop(this.plan.graceMs);
+    else this.condemn();
+    this.reportBreach(breach, processes);
+  }
+
+  private askToStop(graceMs: number): void {
+    if (this.pidfd === null) {
+      // Without a first process to ask there is nobody who could end the others in order.
+      this.condemn();
+      return;
+    }
+    const now = this.world.now();
+    this.phase = 'stopping';
+    this.graceEndsAtMs = now + graceMs;
+    this.dueAtMs = Math.min(this.dueAtMs, this.graceEndsAtMs);
+    this.signalFirst(SIGTERM);
+    this.times = { ...this.times, signalledMs: this.times.signalledMs ?? this.sinceStart(this.world.now()) };
+  }
+
+  private condemn(): void {
+    this.phase = 'dying';
+    this.graceEndsAtMs = Number.POSITIVE_INFINITY;
+    this.silence();
+    this.signal({ strays: this.meter.populated() !== true });
+    const now = this.world.now();
+    this.times = { ...this.times, signalledMs: this.times.signalledMs ?? this.sinceStart(now) };
+    this.emptyDeadlineMs = now + EMPTY_MS_MAX;
+    this.killAgainAtMs = now + KILL_AGAIN_MS;
+    this.dueAtMs = now + CHECK_EMPTY_MS;
+  }
+
+  private silence(): void {
+    if (this.silenced) return;
+    this.silenced = true;
+    this.world.silence(this.plan);
+  }
+
+  /**
+   * SIGKILL by every way there is; each alone would do, and none waits. `strays`: also one by one, because an engine may
+   * have put the container beside the v2 tree of a hybrid host, and a host may have no `cgroup.kill`.
+   */
+  private signal(options: { readonly strays: boolean }): void {
+    const all = this.meter.killAll();
+    this.signalFirst(SIGKILL);
+    if (!all || options.strays) killProcesses(this.plan.parentPaths);
+  }
+
+  private signalFirst(signal: number): void {
+    if (this.pidfd === null) return;
+    try {
+      signalPidfd(this.pidfd, signal);
+    } catch (error) {
+      if (!(error instanceof SystemCallError && error.code === 'ESRCH')) throw error;
+    }
+  }
+
+  private finish(): void {
+    const now = this.refresh();
+    this.phase = 'over';
+    this.dueAtMs = now + IDLE_MS;
+    this.times = { ...this.times, emptyMs: this.sinceStart(now) };
+    // A burst between two looks, or a life shorter than the first of them, is used up all the same.
+    if (this.breach === null && !this.endRequested) this.decide(now);
+    this.dueAtMs = now + IDLE_MS;
+    this.closeProcess();
+    const { runId, usage, times, breach } = this;
+    this.world.report({ kind: 'emptied', runId, usage, times, breach });
+  }
+
+  /** The descriptor of a process that has ended stays readable for ever, so it must leave the poll table. */
+  private closeProcess(): void {
+    if (this.pidfd === null) return;
+    closeDescriptor(this.pidfd);
+    this.pidfd = null;
+    this.world.descriptorsChanged();
+  }
+
+  private refresh(): number {
+    const now = this.world.now();
+    if (this.phase === 'over' && this.usage !== USAGE_NONE) {
+      this.reading = { ...this.meter.read(), cpuMs: this.reading.cpuMs };
+      return now;
+    }
+    const reading = this.meter.read();
+    this.reading = reading;
+    if (now - this.inactiveReadAtMs >= REPORT_SAMPLE_MS) {
+      this.inactiveReadAtMs = now;
+      this.inactiveFileBytes = this.meter.readInactiveFileBytes();
+    }
+    const traffic = this.world.traffic(this.plan.address, now);
+    this.usage = {
+      wallMs: this.sinceStart(now) ?? 0,
+      cpuMs: reading.cpuMs,
+      cpuThrottledMs: reading.cpuThrottledMs,
+      memoryBytes: Math.max(0, reading.memoryBytes - this.inactiveFileBytes),
+      memoryBytesPeak: reading.memoryBytesPeak,
+      pids: reading.pids,
+      pidsPeak: reading.pidsPeak,
+      diskBytes: null,
+      egressBytes: Math.max(this.usage.egressBytes, traffic.egressBytes),
+      ingressBytes: Math.max(this.usage.ingressBytes, traffic.ingressBytes),
+      denials: this.denials,
+      oomKills: reading.oomKills,
+      pidsRefusals: reading.pidsRefusals,
+    };
+    return now;
+  }
+
+  private readBackLimits(leafPaths: CgroupPaths): void {
+    const held = readLimits(leafPaths);
+    if (typeof held.memoryBytesMax === 'number') this.memoryBytesMax = held.memoryBytesMax;
+    if (typeof held.cpuMillis !== 'number') return;
+    this.quota = { ...this.quota, plan: { ...this.quota.plan, cpuMillisMax: held.cpuMillis } };
+  }
+
+  private reportBreach(breach: Breach, processes: readonly ProcessFacts[]): void {
+    const { runId, usage, times } = this;
+    this.world.report({
+      kind: 'breached',
+      runId,
+      breach,
+      usage: { ...usage, denials: this.denials },
+      times,
+      processes,
+    });
+  }
+
+  private reportSample(): void {
+    this.reportedAtMs = this.world.now();
+    this.world.report({ kind: 'sampled', runId: this.runId, usage: { ...this.usage, denials: this.denials } });
+  }
+
+  private reportUndead(pids: readonly number[]): void {
+    if (this.phase === 'undead') return;
+    this.phase = 'undead';
+    this.dueAtMs = this.world.now() + IDLE_MS;
+    this.meter.freeze();
+    this.world.report({ kind: 'undead', runId: this.runId, pids });
+  }
+
+  private sinceStart(now: number): number | null {
+    return this.startedAtMs === null ? null : Math.max(0, now - this.startedAtMs);
+  }
+}
+
+/** Null when the process is gone, or its number belongs to another by now. */
+function openMember(pid: number, parentPaths: CgroupPaths): number | null {
+  let pidfd: number;
+  try {
+    pidfd = openPidfd(pid);
+  } catch (error) {
+    if (error instanceof SystemCallError && error.code === 'ESRCH') return null;
+    throw error;
+  }
+  if (isMember(pid, parentPaths) && !isZombie(pid)) return pidfd;
+  closeDescriptor(pidfd);
+  return null;
+}
+
+function isZombie(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    return stat.slice(stat.lastIndexOf(')') + 2).startsWith('Z');
+  } catch {
+    return true;
+  }
+}
