@@ -52,8 +52,18 @@ export function readDocument(source: Source): ReadDocument {
     return { line: Math.max(1, line), column: Math.max(1, col) };
   };
   if (document.errors.length > 0) {
-    const shown = document.errors.slice(0, SYNTAX_PROBLEMS_MAX);
-    return { ok: false, problems: shown.map((error) => syntaxProblem(source.file, error, place(error.pos[0]))) };
+    const endOffset = text.trimEnd().length;
+    // One place has one cause; what the library says about it next follows from the first.
+    const byPlace = new Map(document.errors.toReversed().map((error) => [Math.min(error.pos[0], endOffset), error]));
+    const shown = [...byPlace].toSorted(([left], [right]) => left - right).slice(0, SYNTAX_PROBLEMS_MAX);
+    const problems = shown.map(([offset, error]) => {
+      const isLastLine = text.indexOf('\n', offset) === -1 || text.indexOf('\n', offset) >= endOffset;
+      const cutOff = offset === endOffset || (isLastLine && error.code === 'MISSING_CHAR');
+      const sentence = cutOff ? HALF_WRITTEN : sentenceOf(error);
+      const hint = error.code === 'BAD_ALIAS' ? 'write "*.example.com" in quotes' : null;
+      return problemAt(source.file, place(offset), `${sentence}.`, hint);
+    });
+    return { ok: false, problems };
   }
   const reading: Reading = { file: source.file, place, problems: [], nodes: 0, exhausted: false };
   if (document.directives.yaml.explicit === true || /^%/m.test(text.slice(0, document.contents?.range?.[0] ?? 0))) {
@@ -157,28 +167,28 @@ function placeIn(text: string, offset: number): Place {
 
 function parse(text: string, lineCounter: LineCounter) {
   try {
-    // Duplicate keys are looked for below: the library compares every key of a map with every other.
+    // Duplicate keys are looked for below: the library compares every key of a map with every other. With the log level
+    // `silent` it would also be silent about a second document.
     const options = { version: '1.2', strict: true, uniqueKeys: false, stringKeys: true, prettyErrors: false } as const;
-    return parseDocument(text, { ...options, lineCounter, logLevel: 'silent' });
+    return parseDocument(text, { ...options, lineCounter, logLevel: 'error' });
   } catch {
     // The library recurses; beyond its own bound on depth it may run out of stack.
     return null;
   }
 }
 
+const HALF_WRITTEN = 'ends too early: a quote, bracket or colon is missing, or the file is half-written';
 const SYNTAX: Readonly<Record<string, string>> = {
   BLOCK_AS_IMPLICIT_KEY: 'has two "KEY: VALUE" on one line, or a value that needs quotes',
-  MISSING_CHAR: 'ends a part too early: a quote, bracket or colon is missing, or the file is half-written',
+  MISSING_CHAR: 'is missing a quote, bracket, comma or colon',
   MULTIPLE_DOCS: 'must be one document: a second one starts here',
   BAD_INDENT: 'is indented differently from its neighbours',
   BAD_ALIAS: 'must have no alias (*); text that starts with * needs quotes',
   RESOURCE_EXHAUSTION: 'is nested too deeply to be read',
 };
 
-function syntaxProblem(file: string, error: YAMLError, place: Place): Problem {
-  const sentence = SYNTAX[error.code] ?? `is not YAML: ${printable(error.message, 160).replace(/\.$/, '')}`;
-  const hint = error.code === 'BAD_ALIAS' ? 'write "*.example.com" in quotes' : null;
-  return problemAt(file, place, `${sentence}.`, hint);
+function sentenceOf(error: YAMLError): string {
+  return SYNTAX[error.code] ?? `is not YAML: ${printable(error.message, 160).replace(/\.$/, '')}`;
 }
 
 export function problemAt(file: string, place: Place, message: string, hint: string | null): Problem {
@@ -227,7 +237,13 @@ function convert(node: unknown, branch: Branch, position: Position): unknown {
   if (!isMap(node) && !isSeq(node) && !isScalar(node)) return null;
   if (node.anchor !== undefined) refuse('must have no anchor (&).', 'text that starts with & needs quotes');
   if (node.tag !== undefined) refuse('must have no tag (!).', 'text that starts with ! needs quotes');
-  if (isScalar(node)) return node.value;
+  if (isScalar(node)) {
+    // `010` is ten here and eight elsewhere; `1e3`, `0x10` and `.inf` are no numbers that a reviewer should meet.
+    if (typeof node.value === 'number' && !PLAIN_NUMBER.test(node.source ?? '')) {
+      refuse(`must be a number in plain decimals, got ${printable(node.source ?? '', 24)}.`, 'text needs quotes');
+    }
+    return node.value;
+  }
   if (isMap(node)) return convertMap(node.items, branch, position);
   return node.items.map((item, index) => {
     const offset = startOf(item) ?? branch.valueOffset;
@@ -236,6 +252,8 @@ function convert(node: unknown, branch: Branch, position: Position): unknown {
     return convert(item, child, { reading, depth: depth + 1, path: `${path}[${index}]` });
   });
 }
+
+const PLAIN_NUMBER = /^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?$/;
 
 type Pair = { readonly key: unknown; readonly value: unknown };
 

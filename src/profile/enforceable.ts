@@ -2,7 +2,7 @@ import { BUDGETS } from '../core/outcome.ts';
 import type { Problem } from '../core/errors.ts';
 import type { Path } from './document.ts';
 import type { ParsedProfile } from './parse.ts';
-import { problemAtPath, showPath } from './problems.ts';
+import { inOrder, problemAtPath, showPath } from './problems.ts';
 import type { Spec } from './spec.ts';
 
 /**
@@ -48,9 +48,10 @@ export function unenforceable(spec: Spec): readonly Unenforceable[] {
 
 /** The same as problems with their places in the file; empty when the profile may be launched. */
 export function unenforceableProblems(parsed: ParsedProfile, spec: Spec): readonly Problem[] {
-  return unenforceable(spec).map(({ keys, why }) =>
+  const problems = unenforceable(spec).map(({ keys, why }) =>
     problemAtPath(keys, { message: `not enforceable by this version: ${why}`, hint: TAKE_OUT }, parsed.document),
   );
+  return inOrder(problems);
 }
 
 const TAKE_OUT = 'take it out of the profile; nothing that a profile says is ever ignored';

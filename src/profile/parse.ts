@@ -22,11 +22,13 @@ export function parseProfile(source: Source): ParseResult {
   if (!document.ok) return { ok: false, problems: document.problems };
   const checked = profileSchema.safeParse(document.value, { error: ruleOf });
   const findings = findContradictions(document.value, (path) => document.locate(path).line);
-  const problems = [
-    ...document.problems,
+  // What could not be read at all has no value that the schema could judge.
+  const unread = new Set(document.problems.map(({ path }) => path));
+  const judged = [
     ...(checked.success ? [] : problemsOf(checked.error.issues, { document, schema: schema(), hidden: isEnvValue })),
     ...findings.map((finding) => problemAtPath(finding.path, finding, document)),
   ];
+  const problems = [...document.problems, ...judged.filter(({ path }) => !unread.has(path))];
   if (!checked.success || problems.length > 0) return { ok: false, problems: inOrder(problems) };
   return { ok: true, profile: checked.data, document, locate: document.locate };
 }

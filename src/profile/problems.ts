@@ -82,12 +82,15 @@ function problemsOfIssue(issue: Issue, parent: Path, context: Context): readonly
   if (value === undefined) {
     return [problemAtPath(path, { message: 'is required', hint: exampleHint(path, node) }, context.document)];
   }
-  const got = context.hidden(path) ? '' : `, got ${showValue(value)}`;
-  const hint = givenHint(issue) ?? valueHint(path, value, node);
+  const hidden = context.hidden(path);
+  const got = hidden ? '' : `, got ${showValue(value)}`;
+  const hint = givenHint(issue) ?? (hidden ? HIDDEN_HINT : valueHint(path, value, node));
   return [
     problemAtPath(path, { message: `${issue.message}${suggestion(issue, value)}${got}`, hint }, context.document),
   ];
 }
+
+const HIDDEN_HINT = 'write numbers, true and false in quotes';
 
 function isWrongKind(issue: Issue): boolean {
   return issue.path.length === 0 && (issue.code === 'invalid_type' || issue.code === 'invalid_value');
@@ -172,7 +175,8 @@ function valueHint(path: Path, value: unknown, node: SchemaNode | null): string 
     const pattern = patternOf(node);
     if (typeof value === 'number' && pattern.startsWith('^[0-9]+'))
       return `write the unit: ${unitExamples(value, pattern)}`;
-    if (node?.['enum'] === undefined && pattern === '') return `write it in quotes: "${String(value)}"`;
+    const text = node?.['enum'] === undefined && pattern === '' && !kinds.includes('integer');
+    if (text) return `write it in quotes: "${String(value)}"`;
   }
   if (kinds.includes('integer') || kinds.includes('number')) {
     if (typeof value === 'string' && /^-?[0-9.]+$/.test(value)) return `write it without quotes: ${value}`;

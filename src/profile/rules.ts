@@ -1,5 +1,5 @@
 import type { EgressRule, PortGrant } from './spec.ts';
-import { nearest, printable } from '../core/text.ts';
+import { nearest } from '../core/text.ts';
 import { formatIpv4, networkOf, overlaps, parseIpv4, type Ipv4Network } from './ipv4.ts';
 import { canonicaliseName, nameRefusal, sharedSuffixBelow, wildcardRefusal } from './names.ts';
 
@@ -183,10 +183,7 @@ function parsePorts(text: string): ParsedPorts {
     const [number = '', protocol = 'tcp', ...more] = item.split('/');
     if (/^[0-9]+-[0-9]+$/.test(number)) return refused('must name each port by itself, no ranges', 'write 8000,8001');
     if (!/^[1-9][0-9]{0,4}$/.test(number) || Number(number) > 65_535) {
-      return refused(
-        `must have ports from 1 to 65535, got "${printable(number, 24)}"`,
-        'for example example.com:22,443',
-      );
+      return refused('must have ports from 1 to 65535 after the colon', 'for example example.com:22,443');
     }
     if ((protocol !== 'tcp' && protocol !== 'udp') || more.length > 0) {
       const near = nearest(protocol, ['tcp', 'udp']);
@@ -194,7 +191,7 @@ function parsePorts(text: string): ParsedPorts {
     }
     const grant: PortGrant = { port: Number(number), protocol };
     if (ports.some((other) => samePort(other, grant))) {
-      return refused(`must name each port once, got ${number}/${protocol} again`, null);
+      return refused('must name each port once', null);
     }
     ports.push(grant);
   }
