@@ -6,8 +6,8 @@ import { formatDuration } from '../core/units.ts';
 import { momentOf } from '../run/classify.ts';
 import type { RunEnd, RunState } from '../run/state.ts';
 import { cureFor } from './cure.ts';
+import { boundedBreach, boundedDenial, boundedProcess, fitIncident } from './fit.ts';
 import { destinationOf, formatAmount, usualPort } from './measure.ts';
-import { redactArgv, redactText } from './redact.ts';
 
 export type IncidentFacts = {
   readonly id: string;
@@ -25,13 +25,12 @@ export type IncidentFacts = {
   readonly trust: Incident['trust'];
 };
 
-const PROCESSES_MAX = 10;
-const PARENTS_MAX = 16;
-const ALSO_BREACHED_MAX = 16;
-const LABELS_MAX = 32;
-
 /** The incident of a run that was ended for a breach. Everything an agent could have chosen is bounded and printable. */
 export function buildIncident(facts: IncidentFacts): Incident {
+  return fitIncident(wholeIncident(facts));
+}
+
+function wholeIncident(facts: IncidentFacts): Incident {
   const { state } = facts;
   const { spec } = state;
   const end = state.end;
@@ -51,7 +50,7 @@ export function buildIncident(facts: IncidentFacts): Incident {
       profileDigest: spec.profileDigest,
       imageDigest: state.imageDigest,
       owner: printable(spec.owner),
-      labels: boundedLabels(facts.labels),
+      labels: facts.labels,
       launchedBy: facts.launchedBy,
     },
     what: {
@@ -63,13 +62,13 @@ export function buildIncident(facts: IncidentFacts): Incident {
     },
     evidence: {
       breach: boundedBreach(breach),
-      alsoBreached: (end?.alsoBreached ?? []).slice(0, ALSO_BREACHED_MAX).map(boundedBreach),
+      alsoBreached: (end?.alsoBreached ?? []).map(boundedBreach),
       process: facts.process === null ? null : boundedProcess(facts.process),
       usage: state.usage,
       usageBefore: end?.usageAtBreach ?? null,
       bounds: state.bounds,
       lastDenials: denials,
-      topProcesses: facts.topProcesses.slice(0, PROCESSES_MAX).map(boundedProcess),
+      topProcesses: facts.topProcesses.map(boundedProcess),
     },
     action: {
       asked: breach.action,
@@ -227,35 +226,6 @@ function ownSeverity(breach: Breach): Severity {
 /** A false source address, or the metadata service of a cloud: nobody gets there by mistake. */
 function isGrave(denial: Denial): boolean {
   return denial.kind === 'spoof' || (denial.kind === 'packet' && denial.destination.startsWith('169.254.'));
-}
-
-function boundedDenial(denial: Denial): Denial {
-  return {
-    ...denial,
-    destination: printable(denial.destination),
-    protocol: printable(denial.protocol, 16),
-    rule: printable(denial.rule, 64),
-    explanation: printable(denial.explanation),
-  };
-}
-
-function boundedBreach(breach: Breach): Breach {
-  return breach.denial === null ? breach : { ...breach, denial: boundedDenial(breach.denial) };
-}
-
-function boundedProcess(process: ProcessEvidence): ProcessEvidence {
-  return {
-    pid: process.pid,
-    executable: printable(process.executable),
-    argv: redactArgv(process.argv),
-    parents: process.parents.slice(0, PARENTS_MAX).map((parent) => printable(redactText(parent))),
-    cpuMs: process.cpuMs,
-  };
-}
-
-function boundedLabels(labels: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
-  const entries = Object.entries(labels).slice(0, LABELS_MAX);
-  return Object.fromEntries(entries.map(([key, value]) => [printable(key, 64), printable(value)]));
 }
 
 /** `4.2 ms`, for the time from detection to an empty cgroup. */

@@ -84,7 +84,7 @@ export function usualPort(denial: Denial): string | null {
   return usual === undefined ? null : `port ${denial.port} is the usual one of ${usual}`;
 }
 
-/** `3.02 s of 3 s`; for a first refused attempt there is nothing to count. */
+/** `3.02 s, 3 s allowed`. */
 export function formatBreach(breach: Breach): string {
-  return `${formatAmount(breach.measured, breach.unit)}, allowed ${formatAmount(breach.limit, breach.unit)}`;
+  return `${formatAmount(breach.measured, breach.unit)}, ${formatAmount(breach.limit, breach.unit)} allowed`;
 }

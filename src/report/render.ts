@@ -5,7 +5,7 @@ import { formatBytes, formatDuration } from '../core/units.ts';
 import { latencyText } from './incident.ts';
 import type { Row, TextOptions } from './lines.ts';
 import { PLAIN, renderRows, renderTable, styled } from './lines.ts';
-import { destinationOf, formatBreach } from './measure.ts';
+import { destinationOf, formatAmount, formatBreach } from './measure.ts';
 
 /** So that an incident stays on one screen; `--json` has all of them. */
 const DENIALS_SHOWN_MAX = 5;
@@ -25,7 +25,7 @@ export function renderIncident(incident: Incident, options: TextOptions = PLAIN)
     ['profile', subject.profileDigest],
     ['image', subject.imageDigest ?? 'not known'],
     ...labelRow(subject.labels),
-    ['rule', `${what.rule} (${what.reason})`],
+    ['rule', what.rule === what.reason ? what.rule : `${what.rule} (${what.reason})`],
     ['why', what.explanation],
     ['measured', formatBreach(evidence.breach)],
     ...rowOf('also', evidence.alsoBreached.map(breachLine)),
@@ -92,8 +92,7 @@ export function usageLine(usage: Usage): string {
   const parts = [
     `${formatDuration(usage.wallMs)} wall`,
     `${formatDuration(usage.cpuMs)} CPU`,
-    `${formatBytes(usage.memoryBytesPeak)} memory at most`,
-    `${usage.pidsPeak} processes at most`,
+    `peak ${formatBytes(usage.memoryBytesPeak)} and ${formatAmount(usage.pidsPeak, 'processes')}`,
     `${formatBytes(usage.egressBytes)} out`,
     `${formatBytes(usage.ingressBytes)} in`,
     `${usage.denials} refused`,
