@@ -41,6 +41,11 @@ function outcomeOf(runId: string): Outcome {
   };
 }
 
+function incidentOf(id: string): object {
+  const evidence = { breach: {}, usage: {}, alsoBreached: [], bounds: [], lastDenials: [], topProcesses: [] };
+  return { id, cure: '', subject: {}, what: {}, evidence, action: {}, times: {}, context: {}, trust: {} };
+}
+
 const admitted = (runId: string): RecordDraft => ({ kind: 'run.admitted', runId, profile: 'rome', image: 'x' });
 const ended = (runId: string): RecordDraft => ({
   kind: 'run.ended',
@@ -84,17 +89,18 @@ test('keeps the latest of many ended runs', async () => {
 
 test('counts incidents, and knows which alerts are settled', async () => {
   const replay = await replayOf([
-    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: { id: 'i1', what: {} } },
-    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: { id: 'i2', what: {} } },
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: incidentOf('i1') },
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: incidentOf('i2') },
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: { id: 'i3' } },
     { kind: 'alert.delivered', sink: 'ops', id: 'i1_opened' },
     { kind: 'alert.failed', sink: 'ops', id: 'i2_opened', final: false },
     { kind: 'alert.failed', sink: 'ops', id: 'i0_opened', final: true },
   ]);
   expect(replay.incidents).toEqual([
-    { id: 'i1', at: AT, profile: 'rome', sinks: ['ops'], body: { id: 'i1', what: {} } },
-    { id: 'i2', at: AT, profile: 'rome', sinks: ['ops'], body: { id: 'i2', what: {} } },
+    { at: AT, sinks: ['ops'], incident: incidentOf('i1') },
+    { at: AT, sinks: ['ops'], incident: incidentOf('i2') },
   ]);
-  expect([...replay.incidentsByProfile]).toEqual([['rome', 2]]);
+  expect([...replay.incidentsByProfile]).toEqual([['rome', 3]]);
   expect([...replay.settledAlerts]).toEqual(['ops i1_opened', 'ops i0_opened']);
 });
 

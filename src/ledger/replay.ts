@@ -1,3 +1,4 @@
+import type { Incident } from '../api/service.ts';
 import type { Outcome } from '../core/outcome.ts';
 import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
 
@@ -23,14 +24,8 @@ export type Replay = {
 
 export type Quarantine = { readonly incidentId: string | null; readonly at: string };
 
-/** `body` is the incident as `incident.opened` holds it, `sinks` where it was to be sent. */
-export type ReplayedIncident = {
-  readonly id: string;
-  readonly at: string;
-  readonly profile: string;
-  readonly sinks: readonly string[];
-  readonly body: unknown;
-};
+/** `sinks`: where it was to be sent. */
+export type ReplayedIncident = { readonly at: string; readonly sinks: readonly string[]; readonly incident: Incident };
 
 export type EndedRun = { readonly admittedAt: string; readonly outcome: Outcome };
 
@@ -139,15 +134,13 @@ class Replaying implements Replay {
   }
 
   #incident(profile: string, record: LedgerRecord): void {
-    const body = record['incident'];
-    const id = typeof body === 'object' && body !== null && 'id' in body ? textOf(body.id) : null;
-    if (id === null) return;
     const count = (this.incidentsByProfile.get(profile) ?? 0) + 1;
     keep(this.incidentsByProfile, { key: profile, value: count, max: PROFILES_KEPT_MAX });
-    const named = record['sinks'];
+    const { incident, sinks: named } = record;
+    if (!isIncident(incident)) return;
     const sinks = Array.isArray(named) ? named.filter((sink) => typeof sink === 'string') : [];
-    const value = { id, at: record.at, profile, sinks, body };
-    keep(this.#incidents, { key: id, value, max: INCIDENTS_KEPT_MAX });
+    const value = { at: record.at, sinks, incident };
+    keep(this.#incidents, { key: incident.id, value, max: INCIDENTS_KEPT_MAX });
   }
 
   #settled(record: LedgerRecord): void {
@@ -170,10 +163,24 @@ function keep<Value>(map: Map<string, Value>, { key, value, max }: Entry<Value>)
 }
 
 function isOutcome(value: unknown): value is Outcome {
-  if (typeof value !== 'object' || value === null) return false;
+  if (!isObject(value)) return false;
   const outcome = value as Partial<Outcome>;
   const texts = [outcome.runId, outcome.profile, outcome.reason, outcome.endedAt, outcome.detail];
-  return texts.every((text) => typeof text === 'string') && typeof outcome.usage === 'object' && outcome.usage !== null;
+  return texts.every((text) => typeof text === 'string') && isObject(outcome.usage);
+}
+
+/** Enough of its shape that what shows an incident does not fail on it. */
+function isIncident(value: unknown): value is Incident {
+  if (!isObject(value)) return false;
+  const { id, cure, subject, what, evidence, action, times, context, trust } = value as Partial<Incident>;
+  const parts = [subject, what, evidence, action, times, context, trust];
+  if (typeof id !== 'string' || typeof cure !== 'string' || !parts.every(isObject)) return false;
+  const { breach, usage, alsoBreached, bounds, lastDenials, topProcesses } = evidence as Partial<Incident['evidence']>;
+  return isObject(breach) && isObject(usage) && [alsoBreached, bounds, lastDenials, topProcesses].every(Array.isArray);
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
 }
 
 function textOf(value: unknown): string | null {

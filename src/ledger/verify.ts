@@ -2,6 +2,8 @@ import { GENESIS } from './line.ts';
 import type { BadPlace } from './walk.ts';
 import { walkLedger } from './walk.ts';
 
+export type { BadPlace } from './walk.ts';
+
 export type Head = { readonly seq: number; readonly hash: string };
 
 export type Verification = {
