@@ -264,11 +264,11 @@ describe('renderIncident', () => {
   });
 });
 
-test('the notice carries the whole incident, for the profile, under an id of its own', () => {
+test('the notice carries the whole incident, for the profile, under its id', () => {
   const incident = incidentOf(sshBreach);
   const notice = incidentNotice(incident);
   expect({ ...notice, body: JSON.parse(notice.body) as unknown }).toEqual({
-    id: 'i0123456789ab_opened',
+    id: 'i0123456789ab',
     type: 'incident.opened',
     subject: 'rome',
     body: { type: 'incident.opened', timestamp: incident.times.detectedAt, data: incident },

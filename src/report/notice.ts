@@ -14,12 +14,5 @@ export type Notice = {
 export function incidentNotice(incident: Incident): Notice {
   const type = 'incident.opened';
   const body = JSON.stringify({ type, timestamp: incident.times.detectedAt, data: incident });
-  return { id: `${incident.id}_opened`, type, subject: incident.subject.profile, body };
-}
-
-/** For `ringfence alerts test` and a first delivery by hand: it carries nothing of any run. */
-export function testNotice(facts: { readonly id: string; readonly at: string; readonly host: string }): Notice {
-  const type = 'alert.test';
-  const body = JSON.stringify({ type, timestamp: facts.at, data: { host: facts.host } });
-  return { id: facts.id, type, subject: type, body };
+  return { id: incident.id, type, subject: incident.subject.profile, body };
 }

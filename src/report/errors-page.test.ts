@@ -1,0 +1,24 @@
+import { readFile } from 'node:fs/promises';
+import { expect, test } from 'vitest';
+import { ERRORS } from '../core/errors.ts';
+import { withErrorsTable } from './errors-page.ts';
+
+const page = await readFile(new URL('../../docs/errors.md', import.meta.url), 'utf8');
+
+test('docs/errors.md has each error of the catalogue as it is; `npm run generate` writes it', () => {
+  expect(withErrorsTable(page)).toBe(page);
+});
+
+test('a page without its marks, or with another table, is noticed', () => {
+  expect(withErrorsTable('no marks')).toBeNull();
+  expect(withErrorsTable(page.replace('PROFILE_INVALID', 'PROFILE_WRONG'))).not.toBe(
+    page.replace('PROFILE_INVALID', 'PROFILE_WRONG'),
+  );
+});
+
+test('every hint names something to do, and every message is one sentence without a full stop', () => {
+  for (const [code, { message, hint }] of Object.entries(ERRORS)) {
+    expect(message, code).toMatch(/^[a-z].*[^.]$/);
+    expect(hint.length, code).toBeGreaterThan(10);
+  }
+});
