@@ -59,7 +59,7 @@ export type QuotaJudgement = {
   readonly nextSampleMs: number;
 };
 
-export const NEAR_BOUND_MS = 20;
+export const NEAR_BOUND_MS = 10;
 export const IDLE_MS = 1_000;
 /** CFS hands out the quota in periods of 100 ms, so two of them can be spent back to back. */
 const QUOTA_PERIOD_MS = 100;
@@ -124,7 +124,8 @@ function useOf(plan: BudgetPlan, reading: QuotaReading, denials: readonly Denial
 
 /** The attempt itself is the breach where none is allowed: then the reason says so, and not that a count was used up. */
 function breachOf(use: Use, reading: QuotaReading): Breach {
-  const { measured, limit, unit, action } = use;
+  const { limit, unit, action } = use;
+  const measured = Math.round(use.measured * 10) / 10;
   const forbidden = use.budget === 'denials' && limit === 0;
   const reason: Reason = forbidden ? 'egress.forbidden' : `budget.${use.budget}`;
   const denial = use.budget === 'denials' ? reading.lastDenial : null;

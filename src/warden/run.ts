@@ -1,17 +1,17 @@
-import { readFileSync } from 'node:fs';
 import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
-import { USAGE_NONE } from '../core/outcome.ts';
 import type { CgroupPaths, ProcessFacts, WardenReport, WatchPlan } from '../core/ports/warden.ts';
 import { messageOf } from '../core/errors.ts';
-import { closeDescriptor, openPidfd, signalPidfd, SystemCallError } from '../kernel/libc.ts';
-import { readLimits } from '../meter/limits.ts';
 import { openMeter } from '../meter/meter.ts';
-import type { CgroupReading, Meter, MeterEvent } from '../meter/meter.ts';
-import { isMember, killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
+import type { Meter, MeterEvent } from '../meter/meter.ts';
+import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
 import type { RunTraffic } from '../meter/traffic.ts';
 import { IDLE_MS, judge, newQuotaState } from '../policy/quotas.ts';
 import type { QuotaState } from '../policy/quotas.ts';
 import { createDenialValve } from './denials.ts';
+import { openFirstProcess } from './first-process.ts';
+import type { FirstProcess } from './first-process.ts';
+import { createGauge, tenths } from './gauge.ts';
+import type { Gauge } from './gauge.ts';
 
 /**
  * One run under the warden's eyes.
@@ -51,31 +51,16 @@ const EVIDENCE = { processesMax: 8, msMax: 3, argv: false } as const;
 const UNDEAD_PIDS_MAX = 64;
 const SIGTERM = 15;
 const SIGKILL = 9;
-const READING_NONE: CgroupReading = {
-  cpuMs: 0,
-  cpuThrottledMs: 0,
-  memoryBytes: 0,
-  memoryBytesPeak: 0,
-  swapBytes: 0,
-  pids: 0,
-  pidsPeak: 0,
-  pidsRefusals: 0,
-  oomKills: 0,
-};
-
 export class WatchedRun {
   readonly plan: WatchPlan;
   private readonly world: RunWorld;
   private readonly meter: Meter;
+  private readonly gauge: Gauge;
   private readonly valve = createDenialValve();
   private quota: QuotaState;
   private phase: Phase = 'waiting';
-  private pidfd: number | null = null;
+  private first: FirstProcess | null = null;
   private startedAtMs: number | null = null;
-  private reading: CgroupReading = READING_NONE;
-  private inactiveFileBytes = 0;
-  private inactiveReadAtMs = Number.NEGATIVE_INFINITY;
-  private memoryBytesMax = 0;
   private denials = 0;
   private unjudgedDenials = 0;
   private lastDenial: Denial | null = null;
@@ -89,7 +74,6 @@ export class WatchedRun {
   private emptyDeadlineMs = Number.POSITIVE_INFINITY;
   private killAgainAtMs = Number.POSITIVE_INFINITY;
   private reportedAtMs = Number.NEGATIVE_INFINITY;
-  private usage: Usage = USAGE_NONE;
   /** When `look` wants to be called next, in milliseconds since boot. */
   dueAtMs: number;
 
@@ -98,6 +82,7 @@ export class WatchedRun {
     this.plan = plan;
     this.world = world;
     this.meter = openMeter(plan.parentPaths);
+    this.gauge = createGauge(this.meter, (nowMs) => world.traffic(plan.address, nowMs));
     const { cpusOnline, egressHeldByKernel } = world;
     const { budgets, warnAt } = plan;
     this.quota = newQuotaState({ budgets, warnAt, cpusOnline, egressHeldByKernel, cpuMillisMax: null });
@@ -119,7 +104,7 @@ export class WatchedRun {
 
   /** The descriptor of the first process while it is of interest. */
   get processDescriptor(): number | null {
-    return this.pidfd;
+    return this.first?.fd ?? null;
   }
 
   get meterEvents(): readonly MeterEvent[] {
@@ -133,10 +118,10 @@ export class WatchedRun {
 
   started(options: { readonly pid: number; readonly leafPaths: CgroupPaths; readonly startedAtBootMs: number }): void {
     this.startedAtMs = options.startedAtBootMs;
-    this.meter.openLeaf(options.leafPaths);
+    this.gauge.openLeaf(options.leafPaths);
+    this.quota = { ...this.quota, plan: { ...this.quota.plan, cpuMillisMax: this.gauge.cpuMillisMax } };
+    this.first ??= openFirstProcess(options.pid, this.plan.parentPaths);
     this.world.descriptorsChanged();
-    this.readBackLimits(options.leafPaths);
-    this.pidfd ??= openMember(options.pid, this.plan.parentPaths);
     if (this.phase === 'waiting') this.phase = 'alive';
     // A run that was condemned while it was being started has now a process to kill.
     if (this.phase === 'dying' || this.phase === 'undead' || this.phase === 'over') this.signal({ strays: true });
@@ -243,8 +228,8 @@ export class WatchedRun {
   }
 
   private lookWaiting(now: number): void {
-    const ranAlready = this.reading.pidsPeak > 0 || this.reading.cpuMs > 0;
-    if (this.reading.pids === 0 && !ranAlready) {
+    const ranAlready = this.gauge.reading.pidsPeak > 0 || this.gauge.reading.cpuMs > 0;
+    if (this.gauge.reading.pids === 0 && !ranAlready) {
       this.dueAtMs = now + IDLE_MS;
       return;
     }
@@ -256,7 +241,7 @@ export class WatchedRun {
 
   private lookAlive(now: number): void {
     // Zombies that nobody has collected yet still count as processes; the v2 tree calls itself empty before that.
-    const quiet = this.reading.pids === 0 || this.meter.populated() === false;
+    const quiet = this.gauge.reading.pids === 0 || this.meter.populated() === false;
     if (quiet && this.meter.empty()) {
       this.finish();
       return;
@@ -291,8 +276,8 @@ export class WatchedRun {
       this.quota,
       {
         wallMs: this.sinceStart(now) ?? 0,
-        cpuMs: this.reading.cpuMs,
-        egressBytes: this.usage.egressBytes,
+        cpuMs: this.gauge.reading.cpuMs,
+        egressBytes: this.gauge.usage.egressBytes,
         egressCutOff: this.egressCutOff,
         newDenials: this.unjudgedDenials,
         lastDenial: this.lastDenial,
@@ -310,9 +295,9 @@ export class WatchedRun {
   }
 
   private oomBreach(): Breach | null {
-    if (this.plan.onOom !== 'agent' || this.reading.oomKills === 0) return null;
-    const { memoryBytesPeak } = this.reading;
-    const limit = this.memoryBytesMax;
+    if (this.plan.onOom !== 'agent' || this.gauge.reading.oomKills === 0) return null;
+    const { memoryBytesPeak } = this.gauge.reading;
+    const limit = this.gauge.memoryBytesMax;
     return this.breachOf({ reason: 'oom', rule: 'limits.memory', measured: memoryBytesPeak, limit, unit: 'bytes' });
   }
 
@@ -344,7 +329,7 @@ export class WatchedRun {
   }
 
   private askToStop(graceMs: number): void {
-    if (this.pidfd === null) {
+    if (this.first === null) {
       // Without a first process to ask there is nobody who could end the others in order.
       this.condemn();
       return;
@@ -353,7 +338,7 @@ export class WatchedRun {
     this.phase = 'stopping';
     this.graceEndsAtMs = now + graceMs;
     this.dueAtMs = Math.min(this.dueAtMs, this.graceEndsAtMs);
-    this.signalFirst(SIGTERM);
+    this.first.signal(SIGTERM);
     this.times = { ...this.times, signalledMs: this.times.signalledMs ?? this.sinceStart(this.world.now()) };
   }
 
@@ -381,17 +366,8 @@ export class WatchedRun {
    */
   private signal(options: { readonly strays: boolean }): void {
     const all = this.meter.killAll();
-    this.signalFirst(SIGKILL);
+    this.first?.signal(SIGKILL);
     if (!all || options.strays) killProcesses(this.plan.parentPaths);
-  }
-
-  private signalFirst(signal: number): void {
-    if (this.pidfd === null) return;
-    try {
-      signalPidfd(this.pidfd, signal);
-    } catch (error) {
-      if (!(error instanceof SystemCallError && error.code === 'ESRCH')) throw error;
-    }
   }
 
   private finish(): void {
@@ -403,71 +379,34 @@ export class WatchedRun {
     if (this.breach === null && !this.endRequested) this.decide(now);
     this.dueAtMs = now + IDLE_MS;
     this.closeProcess();
-    const { runId, usage, times, breach } = this;
-    this.world.report({ kind: 'emptied', runId, usage, times, breach });
+    const { runId, times, breach } = this;
+    this.world.report({ kind: 'emptied', runId, usage: this.gauge.usage, times, breach });
   }
 
   /** The descriptor of a process that has ended stays readable for ever, so it must leave the poll table. */
   private closeProcess(): void {
-    if (this.pidfd === null) return;
-    closeDescriptor(this.pidfd);
-    this.pidfd = null;
+    if (this.first === null) return;
+    this.first.close();
+    this.first = null;
     this.world.descriptorsChanged();
   }
 
+  /** The use of a run that is over stands: what appears in its cgroup later is not its. */
   private refresh(): number {
-    const now = this.world.now();
-    if (this.phase === 'over' && this.usage !== USAGE_NONE) {
-      this.reading = { ...this.meter.read(), cpuMs: this.reading.cpuMs };
-      return now;
-    }
-    const reading = this.meter.read();
-    this.reading = reading;
-    if (now - this.inactiveReadAtMs >= REPORT_SAMPLE_MS) {
-      this.inactiveReadAtMs = now;
-      this.inactiveFileBytes = this.meter.readInactiveFileBytes();
-    }
-    const traffic = this.world.traffic(this.plan.address, now);
-    this.usage = {
-      wallMs: this.sinceStart(now) ?? 0,
-      cpuMs: reading.cpuMs,
-      cpuThrottledMs: reading.cpuThrottledMs,
-      memoryBytes: Math.max(0, reading.memoryBytes - this.inactiveFileBytes),
-      memoryBytesPeak: reading.memoryBytesPeak,
-      pids: reading.pids,
-      pidsPeak: reading.pidsPeak,
-      diskBytes: null,
-      egressBytes: Math.max(this.usage.egressBytes, traffic.egressBytes),
-      ingressBytes: Math.max(this.usage.ingressBytes, traffic.ingressBytes),
-      denials: this.denials,
-      oomKills: reading.oomKills,
-      pidsRefusals: reading.pidsRefusals,
-    };
-    return now;
-  }
-
-  private readBackLimits(leafPaths: CgroupPaths): void {
-    const held = readLimits(leafPaths);
-    if (typeof held.memoryBytesMax === 'number') this.memoryBytesMax = held.memoryBytesMax;
-    if (typeof held.cpuMillis !== 'number') return;
-    this.quota = { ...this.quota, plan: { ...this.quota.plan, cpuMillisMax: held.cpuMillis } };
+    const nowMs = this.world.now();
+    const { denials } = this;
+    if (this.phase !== 'over') this.gauge.refresh({ nowMs, denials, wallMs: this.sinceStart(nowMs) ?? 0 });
+    return nowMs;
   }
 
   private reportBreach(breach: Breach, processes: readonly ProcessFacts[]): void {
-    const { runId, usage, times } = this;
-    this.world.report({
-      kind: 'breached',
-      runId,
-      breach,
-      usage: { ...usage, denials: this.denials },
-      times,
-      processes,
-    });
+    const { runId, times } = this;
+    this.world.report({ kind: 'breached', runId, breach, usage: this.usageNow(), times, processes });
   }
 
   private reportSample(): void {
     this.reportedAtMs = this.world.now();
-    this.world.report({ kind: 'sampled', runId: this.runId, usage: { ...this.usage, denials: this.denials } });
+    this.world.report({ kind: 'sampled', runId: this.runId, usage: this.usageNow() });
   }
 
   private reportUndead(pids: readonly number[]): void {
@@ -478,30 +417,11 @@ export class WatchedRun {
     this.world.report({ kind: 'undead', runId: this.runId, pids });
   }
 
+  private usageNow(): Usage {
+    return { ...this.gauge.usage, denials: this.denials };
+  }
+
   private sinceStart(now: number): number | null {
-    return this.startedAtMs === null ? null : Math.max(0, now - this.startedAtMs);
-  }
-}
-
-/** Null when the process is gone, or its number belongs to another by now. */
-function openMember(pid: number, parentPaths: CgroupPaths): number | null {
-  let pidfd: number;
-  try {
-    pidfd = openPidfd(pid);
-  } catch (error) {
-    if (error instanceof SystemCallError && error.code === 'ESRCH') return null;
-    throw error;
-  }
-  if (isMember(pid, parentPaths) && !isZombie(pid)) return pidfd;
-  closeDescriptor(pidfd);
-  return null;
-}
-
-function isZombie(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    return stat.slice(stat.lastIndexOf(')') + 2).startsWith('Z');
-  } catch {
-    return true;
+    return this.startedAtMs === null ? null : tenths(Math.max(0, now - this.startedAtMs));
   }
 }

@@ -1,0 +1,90 @@
+import type { Usage } from '../core/outcome.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
+import type { CgroupPaths } from '../core/ports/warden.ts';
+import { readLimits } from '../meter/limits.ts';
+import type { CgroupReading, Meter } from '../meter/meter.ts';
+import type { RunTraffic } from '../meter/traffic.ts';
+
+/** What a run has used, put together from its cgroup, the fence's counters and the warden's own count of denials. */
+export type Gauge = {
+  /** Reads everything that is cheap, and now and then what is not. */
+  refresh(at: { readonly nowMs: number; readonly wallMs: number; readonly denials: number }): void;
+  readonly reading: CgroupReading;
+  readonly usage: Usage;
+  /** From the container's own cgroup; 0 and null until it is known. */
+  readonly memoryBytesMax: number;
+  readonly cpuMillisMax: number | null;
+  openLeaf(paths: CgroupPaths): void;
+};
+
+/** The file cache that reclaim would drop moves slowly, and costs more to read than all the rest. */
+const INACTIVE_EVERY_MS = 1_000;
+const READING_NONE: CgroupReading = {
+  cpuMs: 0,
+  cpuThrottledMs: 0,
+  memoryBytes: 0,
+  memoryBytesPeak: 0,
+  swapBytes: 0,
+  pids: 0,
+  pidsPeak: 0,
+  pidsRefusals: 0,
+  oomKills: 0,
+};
+
+export function createGauge(meter: Meter, traffic: (nowMs: number) => RunTraffic): Gauge {
+  let reading = READING_NONE;
+  let usage = USAGE_NONE;
+  let memoryBytesMax = 0;
+  let cpuMillisMax: number | null = null;
+  let inactiveBytes = 0;
+  let inactiveAtMs = Number.NEGATIVE_INFINITY;
+  return {
+    get reading() {
+      return reading;
+    },
+    get usage() {
+      return usage;
+    },
+    get memoryBytesMax() {
+      return memoryBytesMax;
+    },
+    get cpuMillisMax() {
+      return cpuMillisMax;
+    },
+    openLeaf: (paths) => {
+      meter.openLeaf(paths);
+      const held = readLimits(paths);
+      if (typeof held.memoryBytesMax === 'number') memoryBytesMax = held.memoryBytesMax;
+      if (typeof held.cpuMillis === 'number') cpuMillisMax = held.cpuMillis;
+    },
+    refresh: ({ nowMs, wallMs, denials }) => {
+      reading = meter.read();
+      if (nowMs - inactiveAtMs >= INACTIVE_EVERY_MS) {
+        inactiveAtMs = nowMs;
+        inactiveBytes = meter.readInactiveFileBytes();
+      }
+      const { egressBytes, ingressBytes } = traffic(nowMs);
+      usage = {
+        wallMs: tenths(wallMs),
+        cpuMs: tenths(reading.cpuMs),
+        cpuThrottledMs: tenths(reading.cpuThrottledMs),
+        memoryBytes: Math.max(0, reading.memoryBytes - inactiveBytes),
+        memoryBytesPeak: reading.memoryBytesPeak,
+        pids: reading.pids,
+        pidsPeak: reading.pidsPeak,
+        diskBytes: null,
+        // The fence forgets a run before the last report of it; what it counted stays.
+        egressBytes: Math.max(usage.egressBytes, egressBytes),
+        ingressBytes: Math.max(usage.ingressBytes, ingressBytes),
+        denials,
+        oomKills: reading.oomKills,
+        pidsRefusals: reading.pidsRefusals,
+      };
+    },
+  };
+}
+
+/** A tenth of a millisecond is as exact as anything here can be. */
+export function tenths(ms: number): number {
+  return Math.round(ms * 10) / 10;
+}
