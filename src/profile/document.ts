@@ -30,7 +30,7 @@ export type ReadDocument =
 
 export const FILE_BYTES_MAX = 256 * 1024;
 const LINES_MAX = 10_000;
-const NODES_MAX = 20_000;
+const NODES_MAX = 10_000;
 const DEPTH_MAX = 16;
 // Each of these can become a node or an error of the YAML library, which costs it microseconds.
 const MARKS_MAX = 20_000;
@@ -143,7 +143,7 @@ function refusedText(file: string, text: string): Problem | null {
     return problemAt(file, place, `must have no hidden character, got U+${code}.`, hint);
   }
   if (count(text, /\n/g, LINES_MAX)) return problemAt(file, FILE_START, `must have at most ${LINES_MAX} lines.`, null);
-  if (count(text, /[[\]{},:*&!%?"'-](?=[[\]{},:*&!%?"'\s-]|$)/g, MARKS_MAX)) {
+  if (count(text, /[,\\]/g, MARKS_MAX) || count(text, /[[\]{},:*&!%?"'-](?=[[\]{},:*&!%?"'\s-]|$)/g, MARKS_MAX)) {
     return problemAt(file, FILE_START, 'has too many marks of YAML to be a profile.', null);
   }
   return null;

@@ -163,9 +163,12 @@ function pathSpelling(
   return null;
 }
 
+const OWNED_VARIABLE =
+  /^(?:NVIDIA_|CUDA_|RINGFENCE_|(?:LD_PRELOAD|LD_AUDIT|GPU_DEVICE_ORDINAL|ROCR_VISIBLE_DEVICES|HIP_VISIBLE_DEVICES)$)/;
+
 /** Variables by which a run could reach a device, or load code, that its profile does not grant. */
 export function reservedEnv(name: string): { readonly ok: false; readonly rule: string; readonly hint: string } | null {
-  if (!/^(?:NVIDIA_|CUDA_|LD_(?:PRELOAD|AUDIT)$)/.test(name)) return null;
+  if (!OWNED_VARIABLE.test(name)) return null;
   return { ok: false, rule: 'must not be a variable that the supervisor owns', hint: 'GPUs are given by limits.gpu' };
 }
 

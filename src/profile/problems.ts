@@ -160,7 +160,7 @@ function showValue(value: unknown): string {
   if (Array.isArray(value)) return value.length === 0 ? 'an empty list' : 'a list';
   if (typeof value === 'object') return 'a mapping';
   if (typeof value === 'string') return value === '' ? 'empty text' : `"${printable(value, SHOWN_CHARS_MAX)}"`;
-  return printable(String(value), SHOWN_CHARS_MAX);
+  return printable(JSON.stringify(value) ?? typeof value, SHOWN_CHARS_MAX);
 }
 
 function givenHint(issue: Issue): string | null {
@@ -182,8 +182,8 @@ function valueHint(path: Path, value: unknown, node: SchemaNode | null): string 
     if (typeof value === 'string' && /^-?[0-9.]+$/.test(value)) return `write it without quotes: ${value}`;
   }
   const fallback = node?.['default'];
-  if (fallback !== undefined && typeof fallback !== 'object') {
-    return `leave it out to use the default ${fallback === '' ? '(empty)' : String(fallback)}`;
+  if (typeof fallback === 'string' || typeof fallback === 'number' || typeof fallback === 'boolean') {
+    return `leave it out to use the default ${fallback === '' ? '(empty)' : fallback}`;
   }
   return exampleHint(path, node);
 }
@@ -213,7 +213,7 @@ function inline(example: unknown): string {
 
 function kindsOf(node: SchemaNode | null): readonly string[] {
   if (node === null) return [];
-  return [node, ...variantsOf(node)].map((variant) => String(variant['type'] ?? ''));
+  return [node, ...variantsOf(node)].map((variant) => (typeof variant['type'] === 'string' ? variant['type'] : ''));
 }
 
 function patternOf(node: SchemaNode | null): string {

@@ -47,7 +47,7 @@ function kindOf(node: SchemaNode): string {
   if (typeof node['title'] === 'string') return node['title'];
   const forms = variants(node);
   if (forms.length > 0) return [...new Set(forms.map(kindOf))].join(', or ');
-  if (node['const'] !== undefined) return `\`${String(node['const'])}\``;
+  if (typeof node['const'] === 'string') return `\`${node['const']}\``;
   if (Array.isArray(node['enum'])) return node['enum'].map((value) => `\`${String(value)}\``).join(', ');
   switch (node['type']) {
     case 'integer':

@@ -102,7 +102,7 @@ const limits = z
       description: 'Processes and threads together.',
       examples: [128],
     }),
-    disk: size({ min: 2 ** 16, max: BYTES_MAX })
+    disk: size({ min: 2 ** 20, max: BYTES_MAX })
       .default('64MiB')
       .meta({
         description: 'Everything writable outside mounts: the root is read-only, /tmp has this size.',
