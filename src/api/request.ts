@@ -35,7 +35,7 @@ export async function checkRequest(request: IncomingMessage): Promise<CheckedReq
   const body = schemas.body === null ? await refuseBody(request) : await readJson(request);
   const checked = {
     name: route.name,
-    params: parse(schemas.params, route.params, 'path'),
+    params: parse(schemas.params, route.params, null),
     query: parse(schemas.query, query, 'query'),
     body: schemas.body === null ? null : parse(schemas.body, body, 'body'),
   };
@@ -43,19 +43,19 @@ export async function checkRequest(request: IncomingMessage): Promise<CheckedReq
   return checked as unknown as CheckedRequest;
 }
 
-function parse(schema: z.ZodType, value: unknown, place: string): unknown {
+function parse(schema: z.ZodType, value: unknown, place: 'query' | 'body' | null): unknown {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const problems = result.error.issues.slice(0, PROBLEMS_MAX).map((issue): Problem => ({
     file: 'request',
     line: 0,
     column: 0,
-    path: printable([place, ...issue.path.map(String)].join('.')),
+    path: printable([...(place === null ? [] : [place]), ...issue.path.map(String)].join('.')),
     message: printable(issue.message),
     hint: null,
   }));
   const first = problems[0];
-  throw fail('REQUEST_INVALID', { detail: `${first?.path ?? place}: ${first?.message ?? 'invalid'}`, problems });
+  throw fail('REQUEST_INVALID', { detail: `${first?.path ?? 'request'}: ${first?.message ?? 'invalid'}`, problems });
 }
 
 function queryOf(text: string): Record<string, string> {

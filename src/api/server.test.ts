@@ -187,7 +187,7 @@ describe('a request that is not valid', () => {
     [
       'hostile run',
       'GET /v1/runs/..%2F..%2Fetc HTTP/1.1\r\n\r\n',
-      'path.run: must be a run id, the beginning of one, or the name of a profile',
+      'run: must be a run id, the beginning of one, or the name of a profile',
     ],
     ['query twice', 'GET /v1/runs?all=true&all=false HTTP/1.1\r\n\r\n', 'query.all: given twice'],
     ['unknown query', 'GET /v1/runs?everything=true HTTP/1.1\r\n\r\n', 'query: Unrecognized key: "everything"'],

@@ -35,12 +35,17 @@ export async function attachedRun(options: {
   const { terminal } = context;
   const left = Promise.withResolvers<string>();
   const interrupts: Interrupts = { count: 0, lastMs: 0, stoppedBy: null };
+  // Listened to before the agent starts: a signal in between is for it, and must not end this process alone.
+  const early: string[] = [];
+  let take = (name: string): void => void early.push(name);
+  const releases = [terminal.onSignal((name) => take(name))];
   const run = await client.attach(runId);
-  const releases = [
-    terminal.onSignal((name) => void takeSignal({ name, interrupts, run, client, runId, context, left: left.resolve })),
+  take = (name) => void takeSignal({ name, interrupts, run, client, runId, context, left: left.resolve });
+  early.forEach(take);
+  releases.push(
     ...(tty ? [giveTerminal(terminal, run)] : []),
     feedStdin({ terminal, run, tty, leave: () => left.resolve('SIGINT') }),
-  ];
+  );
   try {
     const ending = await Promise.race([showOutput({ context, run, tty }), left.promise]);
     if (typeof ending === 'string')

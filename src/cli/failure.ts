@@ -12,9 +12,14 @@ export async function reportFailure(options: {
   readonly json: boolean;
 }): Promise<number> {
   const { error, terminal, json } = options;
-  if (json) terminal.stdout.write(`${JSON.stringify({ error: toWireError(error) }, null, 2)}\n`);
+  if (json) printFailure(terminal, error);
   terminal.stderr.write(`${await describeFailure(error, terminal.env)}\n`);
   return error instanceof RingfenceError ? ERRORS[error.code].exitCode : ERRORS.INTERNAL.exitCode;
+}
+
+/** What `--json` prints in place of a result. */
+export function printFailure(terminal: Terminal, error: unknown): void {
+  terminal.stdout.write(`${JSON.stringify({ error: toWireError(error) }, null, 2)}\n`);
 }
 
 async function describeFailure(error: unknown, env: Terminal['env']): Promise<string> {

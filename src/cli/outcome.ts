@@ -2,7 +2,6 @@ import type { Client } from '../api/client.ts';
 import type { Incident } from '../api/service.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { printable } from '../core/text.ts';
-import { formatBreach } from '../report/measure.ts';
 
 const DETAIL_CHARS_MAX = 1_000;
 
@@ -20,9 +19,8 @@ export async function explainEnding(outcome: Outcome, client: Client): Promise<s
   const named = rule === null || rule === reason ? reason : `${reason} (${rule})`;
   const detail = printable(outcome.detail, DETAIL_CHARS_MAX);
   if (incidentId === null) return `ringfence: ${runId} ended by ${named}: ${detail}; \`ringfence why ${runId}\``;
-  const measured =
-    incident === null ? detail : `${incident.what.summary} Measured ${formatBreach(incident.evidence.breach)}`;
-  return `ringfence: ${runId} ended by ${named}: ${printable(measured, DETAIL_CHARS_MAX)}; incident ${incidentId}: \`ringfence incident ${incidentId}\``;
+  const said = incident === null ? `${detail};` : printable(incident.what.summary, DETAIL_CHARS_MAX);
+  return `ringfence: ${runId} ended by ${named}: ${said} Incident ${incidentId}: \`ringfence incident ${incidentId}\``;
 }
 
 /** The incident may be a moment away or already gone; the line is useful without it. */

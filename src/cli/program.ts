@@ -1,9 +1,9 @@
 import { Command, CommanderError } from 'commander';
 
-import { EXIT_USAGE } from '../core/errors.ts';
+import { EXIT_USAGE, fail } from '../core/errors.ts';
 import { COMMANDS, withGlobalOptions, type CommandEntry, type Invoke } from './commands.ts';
 import { createContext, type GlobalOptions } from './context.ts';
-import { reportFailure } from './failure.ts';
+import { printFailure, reportFailure } from './failure.ts';
 import { isTty, type Terminal } from './terminal.ts';
 
 const OVERVIEW_EXAMPLE = 'ringfence run profiles/offline.yaml';
@@ -17,16 +17,17 @@ export async function runProgram(options: {
 }): Promise<number> {
   const { terminal, version } = options;
   const { program, asked, exitCode } = buildProgram(terminal, version);
+  // Options are not known when the parse itself failed, so what was typed decides how an error is shown.
+  const json = beforeCommandWords(options.words).includes('--json');
   try {
     await program.parseAsync(helpLast(options.words), { from: 'user' });
     return exitCode();
   } catch (error) {
     if (!(error instanceof CommanderError)) {
-      // Options after a failed parse are not known, so what was typed decides how the error is shown.
-      const json = beforeCommandWords(options.words).includes('--json');
       return reportFailure({ error, terminal, json });
     }
     if (error.exitCode === 0) return 0;
+    if (json) printFailure(terminal, fail('REQUEST_INVALID', { detail: error.message.replace(/^error: /, '') }));
     terminal.stderr.write(`example: ${asked()?.example ?? OVERVIEW_EXAMPLE}\n`);
     return EXIT_USAGE;
   }
