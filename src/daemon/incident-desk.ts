@@ -67,7 +67,7 @@ export class IncidentDesk {
       trust: { fromSeq: origin.fromSeq, toSeq: head.seq, hash: head.hash },
     });
     this.keep(incident);
-    const written = ledger.append({ kind: 'incident.opened', runId, profile: spec.name, incident });
+    const written = ledger.append({ kind: 'incident.opened', runId, profile: spec.name, sinks: spec.alerts, incident });
     if (spec.quarantine) {
       this.quarantine.add(spec.name);
       ledger.append({ kind: 'quarantine.set', runId, profile: spec.name, incidentId }).flushed.catch(() => undefined);
@@ -78,13 +78,14 @@ export class IncidentDesk {
   }
 
   private async alert(incident: Incident, sinks: readonly string[], outbox: AlertOutbox): Promise<void> {
-    const body = { type: 'incident.opened', timestamp: incident.times.detectedAt, data: incident };
+    const type = 'incident.opened';
+    const body = JSON.stringify({ type, timestamp: incident.times.detectedAt, data: incident });
     for (const sink of sinks) {
       try {
         await outbox.enqueue({
-          id: `${incident.id}.${sink}`,
+          id: incident.id,
           sink,
-          type: body.type,
+          type,
           subject: incident.subject.profile,
           body,
         });

@@ -17,7 +17,7 @@ import type {
 } from '../api/service.ts';
 import { fail, messageOf, RingfenceError } from '../core/errors.ts';
 import { idFrom } from '../core/ids.ts';
-import type { Outcome } from '../core/outcome.ts';
+import type { Outcome, Reason } from '../core/outcome.ts';
 import type { Engine, EngineEvent, OutputChunk } from '../core/ports/engine.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
@@ -324,7 +324,7 @@ export class Supervisor implements Service {
     }
     const entry = this.options.table.alive().find(({ driver }) => containerIdOf(driver.state) === event.containerId);
     if (entry === undefined) return;
-    const { driver, spec } = entry;
+    const { driver } = entry;
     const { runId } = driver.state;
     switch (event.kind) {
       case 'died':
@@ -345,7 +345,6 @@ export class Supervisor implements Service {
         break;
       }
     }
-    void spec;
   }
 
   private drift(entry: RunEntry, what: string): void {
@@ -380,10 +379,19 @@ export class Supervisor implements Service {
   /** The kill path is gone: nothing measures or ends the runs any more, so they end now. */
   onWardenLost(detail: string): void {
     this.options.ledger.append({ kind: 'enforcement.lost', what: 'warden', detail }).flushed.catch(() => undefined);
-    for (const { driver } of this.options.table.alive()) {
-      driver.post({ kind: 'end-requested', how: 'kill', reason: 'enforcement.lost', rule: 'warden', detail });
-      driver.post({ kind: 'deadline', name: 'empty' });
-    }
+    const alive = this.options.table.alive();
+    this.endAll({
+      reason: 'enforcement.lost',
+      rule: 'warden',
+      detail: `the warden, which measures and ends runs, is gone: ${detail}`,
+    });
+    // Nobody is there to report an empty cgroup, so the daemon looks and kills by itself.
+    for (const { driver } of alive) driver.post({ kind: 'deadline', name: 'empty' });
+  }
+
+  /** Ends every run that is alive, for a reason that concerns them all. */
+  endAll(end: { readonly reason: Reason; readonly rule: string; readonly detail: string }): void {
+    for (const { driver } of this.options.table.alive()) driver.post({ kind: 'end-requested', how: 'kill', ...end });
   }
 
   /** Ends every run and waits until nothing of them is left. */

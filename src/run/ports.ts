@@ -28,7 +28,6 @@ export type ReadBack = {
   readonly bounds: readonly Bound[];
   /** What could not be read because the agent was already over; null when everything was read. */
   readonly note: string | null;
-  readonly leafPaths: CgroupPaths | null;
 };
 
 export type RunCgroups = {

@@ -1,0 +1,364 @@
+import { mkdir, readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { pino } from 'pino';
+import { createApiServer, type ApiServer } from '../api/server.ts';
+import { openOutbox } from '../alert/outbox.ts';
+import { FENCE_SETS } from '../core/fence-names.ts';
+import { messageOf } from '../core/errors.ts';
+import type { AlertOutbox, WebhookSink } from '../core/ports/alert.ts';
+import type { Fence } from '../core/ports/fence.ts';
+import type { Log } from '../core/ports/log.ts';
+import type { WardenReport } from '../core/ports/warden.ts';
+import { createDockerEngine, type DockerEngine } from '../engine/docker.ts';
+import { createFence } from '../fence/fence.ts';
+import { createGateClient, type GateClient } from '../gate/client.ts';
+import { peerCredentials } from '../kernel/libc.ts';
+import { openLedger, type OpenedLedger } from '../ledger/ledger.ts';
+import { replayLedger, type Replay } from '../ledger/replay.ts';
+import { NEVER_RANGES } from '../policy/egress.ts';
+import { startWarden, type WardenClient } from '../warden/client.ts';
+import { VERSION } from '../core/version.ts';
+import { loadConfig, readSinkKeys, type DaemonConfig } from './config.ts';
+import { examineHost } from './doctor.ts';
+import { groupIdOf } from './groups.ts';
+import { IncidentDesk } from './incident-desk.ts';
+import { removeLeftovers } from './leftovers.ts';
+import { portsFor, type HostParts } from './run-ports.ts';
+import { RunTable } from './run-table.ts';
+import { SecretStore } from './secrets.ts';
+import { Supervisor } from './supervisor.ts';
+import { upstreamsOf } from './upstreams.ts';
+
+export type DaemonOptions = {
+  readonly configPath: string;
+  /** True when somebody named the file, so that its absence is an error. */
+  readonly configRequired: boolean;
+  readonly statePath: string;
+  readonly socketPath: string;
+};
+
+export type RunningDaemon = {
+  /** Ends every run, then everything else. */
+  stop(): Promise<void>;
+  /** Resolves when the daemon has ended, rejects when it had to. */
+  readonly done: Promise<void>;
+};
+
+const DEFAULT_ENGINE = 'unix:///var/run/docker.sock';
+/** Secrets of root that a profile may name whoever launches it. */
+const SHARED_SECRETS_FOLDER = '/etc/ringfence/secrets';
+/** How often the base rules are read back while runs are alive. */
+const VERIFY_INTERVAL_MS = 1_000;
+
+/** The only place where adapters are made and meet. Whatever fails here has released what it had, in reverse order. */
+export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon> {
+  const log = pino(
+    { name: 'ringfenced', level: process.env['RINGFENCE_LOG'] ?? 'info' },
+    pino.destination({ fd: 2, sync: true }),
+  );
+  const closers: (() => Promise<void>)[] = [];
+  try {
+    return await assemble(options, log, closers);
+  } catch (error) {
+    await closeAll(closers, log);
+    throw error;
+  }
+}
+
+async function closeAll(closers: (() => Promise<void>)[], log: Log): Promise<void> {
+  for (let close = closers.pop(); close !== undefined; close = closers.pop()) {
+    try {
+      await close();
+    } catch (error) {
+      log.error({ err: error }, 'could not be closed');
+    }
+  }
+}
+
+async function assemble(options: DaemonOptions, log: Log, closers: (() => Promise<void>)[]): Promise<RunningDaemon> {
+  const { statePath, socketPath } = options;
+  const config = await loadConfig(options.configPath, { required: options.configRequired });
+  const sinks = await sinksOf(config);
+  const socketGroup = config.socket.group === undefined ? null : await groupIdOf(config.socket.group);
+  await mkdir(statePath, { recursive: true, mode: 0o700 });
+  const nowIso = (): string => new Date().toISOString();
+  // The ledger is first: its lock is what keeps a second daemon away from everything below.
+  const ledger = await openLedger({ directory: join(statePath, 'ledger'), nowIso, log });
+  closers.push(() => ledger.close());
+  const replay = await replayLedger(ledger);
+  const engine = createDockerEngine({ host: config.engine ?? process.env['DOCKER_HOST'] ?? DEFAULT_ENGINE });
+  closers.push(async () => engine.close());
+  const engineFacts = await engine.facts();
+  await ledger.append({
+    kind: 'daemon.started',
+    version: VERSION,
+    pid: process.pid,
+    engine: engineFacts.version,
+    gapFrom: replay.lastDaemon?.stoppedAt === null ? replay.lastDaemon.lastAt : null,
+  }).flushed;
+  const outbox = await openAlerts({ statePath, sinks, ledger, log });
+  closers.push(() => outbox.close());
+
+  const hooks: Hooks = { onReport: () => undefined, onLost: () => undefined };
+  const warden = await openWarden(options, config, hooks);
+  closers.push(() => warden.stop());
+  const { fence, gate } = await openFence({ config, statePath, engine, warden, log });
+  closers.push(() => gate.close());
+  const secretStore = await SecretStore.open(join(dirname(socketPath), 'secrets'));
+  closers.push(() => secretStore.close());
+
+  const table = new RunTable();
+  for (const run of replay.ended) table.addPast(run);
+  const incidents = deskOf(replay, { ledger, outbox, log });
+  const parts: HostParts = {
+    version: VERSION,
+    engine,
+    engineFacts,
+    fence,
+    warden,
+    ledger,
+    incidents,
+    secretStore,
+    places: { forbidden: [statePath, dirname(socketPath), engineFacts.rootDirectory] },
+    sharedSecretFolders: [SHARED_SECRETS_FOLDER],
+  };
+  const clean = cleanerOf({ parts, replay, log, table });
+  await clean(new Set(), replay.open);
+  const supervisor = new Supervisor({
+    version: VERSION,
+    admission: {
+      engine,
+      engineFacts,
+      sinkNames: new Set(Object.keys(sinks)),
+      runsMax: config.runsMax,
+      runsAlive: () => table.alive().length,
+      isQuarantined: (profile) => incidents.isQuarantined(profile),
+      ledgerFailure: () => ledger.failure(),
+    },
+    engine,
+    warden,
+    ledger,
+    incidents,
+    table,
+    log,
+    portsFor: (run) => portsFor(run, parts),
+    doctor: () =>
+      examineHost({ engine, fence, ledger, wardenReady: warden.ready, gateListening: () => gate.health().listening }),
+    collectGarbage: (runIdsAlive) => clean(runIdsAlive, []),
+    nowIso,
+  });
+  hooks.onReport = (report) => supervisor.receive(report);
+  hooks.onLost = (detail) => supervisor.onWardenLost(detail);
+  closers.push(() => supervisor.stopAll());
+
+  const background = new AbortController();
+  closers.push(async () => background.abort());
+  const failed = Promise.withResolvers<void>();
+  const watched = [
+    followEngine(engine, supervisor, background.signal),
+    guardFence(fence, supervisor, { ledger, log, table, signal: background.signal }),
+  ];
+  for (const each of watched) each.catch((error: unknown) => failed.reject(error));
+
+  const server = createApiServer({
+    service: supervisor,
+    socketPath,
+    socketMode: Number.parseInt(config.socket.mode, 8),
+    socketGroup,
+    peerOf: peerCredentials,
+    log,
+  });
+  await server.listen();
+  log.info({ socketPath, statePath, engine: engineFacts.version }, 'daemon started');
+  return running({ server, supervisor, ledger, closers, log, failed });
+}
+
+type Running = {
+  readonly server: ApiServer;
+  readonly supervisor: Supervisor;
+  readonly ledger: OpenedLedger;
+  readonly closers: (() => Promise<void>)[];
+  readonly log: Log;
+  readonly failed: PromiseWithResolvers<void>;
+};
+
+function running({ server, supervisor, ledger, closers, log, failed }: Running): RunningDaemon {
+  let stopped: Promise<void> | null = null;
+  const stop = async (): Promise<void> => {
+    // Runs end while their callers are still connected, so that an attached caller hears the outcome.
+    await supervisor.stopAll();
+    await server.close();
+    await ledger.append({ kind: 'daemon.stopped' }).flushed.catch(() => undefined);
+    await closeAll(closers, log);
+    failed.resolve();
+    log.info({}, 'daemon stopped');
+  };
+  return {
+    stop: () => (stopped ??= stop()),
+    done: failed.promise,
+  };
+}
+
+async function sinksOf(config: DaemonConfig): Promise<Readonly<Record<string, WebhookSink>>> {
+  const named = await Promise.all(
+    Object.entries(config.sinks).map(async ([name, sink]): Promise<[string, WebhookSink]> => [
+      name,
+      { type: 'webhook', url: sink.url, keys: await readSinkKeys(name, sink), allowPrivate: sink.allowPrivate },
+    ]),
+  );
+  return Object.fromEntries(named);
+}
+
+function openAlerts(parts: {
+  readonly statePath: string;
+  readonly sinks: Readonly<Record<string, WebhookSink>>;
+  readonly ledger: OpenedLedger;
+  readonly log: Log;
+}): Promise<AlertOutbox> {
+  const { ledger } = parts;
+  return openOutbox({
+    directory: join(parts.statePath, 'spool'),
+    sinks: parts.sinks,
+    log: parts.log,
+    onDelivered: (delivered) =>
+      void ledger.append({ kind: 'alert.delivered', ...delivered }).flushed.catch(() => undefined),
+    onFailed: (failed) => void ledger.append({ kind: 'alert.failed', ...failed }).flushed.catch(() => undefined),
+  });
+}
+
+type Hooks = { onReport(report: WardenReport): void; onLost(detail: string): void };
+
+function openWarden(options: DaemonOptions, config: DaemonConfig, hooks: Hooks): Promise<WardenClient> {
+  return startWarden({
+    directory: join(options.statePath, 'warden'),
+    nflogGroup: config.fence.nflogGroup,
+    silenceSet: FENCE_SETS.bridge,
+    trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress },
+    egressHeldByKernel: true,
+    onReport: (report) => hooks.onReport(report),
+    onLost: (detail) => hooks.onLost(detail),
+  });
+}
+
+async function openFence(parts: {
+  readonly config: DaemonConfig;
+  readonly statePath: string;
+  readonly engine: DockerEngine;
+  readonly warden: WardenClient;
+  readonly log: Log;
+}): Promise<{ readonly fence: Fence; readonly gate: GateClient }> {
+  const { config, engine, warden, log } = parts;
+  const { pool, gatePort, nflogGroup } = config.fence;
+  const resolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '');
+  const upstreams = upstreamsOf(config.dns?.upstreams ?? null, resolvConf);
+  const gate = createGateClient({
+    config: { port: gatePort, pool, upstreams, neverRanges: NEVER_RANGES },
+    wardenPipe: warden.feedSocket,
+    log,
+  });
+  const fence = createFence({
+    pool,
+    gatePort,
+    nflogGroup,
+    gate,
+    stateDirectory: join(parts.statePath, 'fence'),
+    listSubnets: () => engine.listSubnets(),
+    neverRanges: NEVER_RANGES,
+    log,
+  });
+  try {
+    await fence.install();
+    await gate.start();
+  } catch (error) {
+    await gate.close();
+    throw error;
+  }
+  return { fence, gate };
+}
+
+function deskOf(
+  replay: Replay,
+  parts: { readonly ledger: OpenedLedger; readonly outbox: AlertOutbox; readonly log: Log },
+): IncidentDesk {
+  return new IncidentDesk({
+    ...parts,
+    version: VERSION,
+    past: replay.incidents.map(({ incident }) => incident),
+    quarantined: [...replay.quarantined.keys()],
+  });
+}
+
+type Clean = (runIdsAlive: ReadonlySet<string>, open: Replay['open']) => Promise<readonly string[]>;
+
+function cleanerOf(options: {
+  readonly parts: HostParts;
+  readonly replay: Replay;
+  readonly log: Log;
+  readonly table: RunTable;
+}): Clean {
+  const { parts, replay, log, table } = options;
+  const past = [...replay.open.map(({ runId }) => runId), ...replay.ended.map(({ outcome }) => outcome.runId)];
+  return async (runIdsAlive, open) => {
+    const admittedRunIds = new Set([...past, ...table.all().map(({ driver }) => driver.state.runId)]);
+    const { removed, foreign } = await removeLeftovers(
+      { open, admittedRunIds, aliveRunIds: runIdsAlive },
+      { ...parts, log },
+    );
+    if (removed.length > 0 || foreign.length > 0)
+      parts.ledger.append({ kind: 'garbage.collected', removed, foreign }).flushed.catch(() => undefined);
+    return removed;
+  };
+}
+
+async function followEngine(engine: DockerEngine, supervisor: Supervisor, signal: AbortSignal): Promise<void> {
+  for await (const event of engine.events(signal)) supervisor.onEngineEvent(event);
+}
+
+/** Reads the base rules back as long as a run depends on them; puts them back once, and ends the runs if they do not hold. */
+async function guardFence(
+  fence: Fence,
+  supervisor: Supervisor,
+  {
+    ledger,
+    log,
+    table,
+    signal,
+  }: { readonly ledger: OpenedLedger; readonly log: Log; readonly table: RunTable; readonly signal: AbortSignal },
+): Promise<void> {
+  while (!signal.aborted) {
+    await delay(VERIFY_INTERVAL_MS, undefined, { signal }).catch(() => undefined);
+    if (signal.aborted || table.alive().length === 0) continue;
+    const findings = await findingsOf(fence);
+    if (findings.length === 0) continue;
+    log.error({ findings }, 'the egress rules are not in force');
+    ledger.append({ kind: 'enforcement.lost', what: 'egress', findings }).flushed.catch(() => undefined);
+    const left = await fence.install().then(
+      () => findingsOf(fence),
+      (error: unknown) => [messageOf(error)],
+    );
+    if (left.length === 0)
+      ledger
+        .append({
+          kind: 'drift.detected',
+          what: 'the egress rules were changed from outside and have been put back',
+          findings,
+        })
+        .flushed.catch(() => undefined);
+    else
+      supervisor.endAll({
+        reason: 'enforcement.lost',
+        rule: 'egress',
+        detail: `the egress rules are not in force: ${left.slice(0, 3).join('; ')}`,
+      });
+  }
+}
+
+async function findingsOf(fence: Fence): Promise<readonly string[]> {
+  try {
+    const state = await fence.verify();
+    return state.kind === 'in-force' ? [] : state.findings;
+  } catch (error) {
+    return [messageOf(error)];
+  }
+}

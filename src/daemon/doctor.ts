@@ -1,0 +1,213 @@
+import { readFile } from 'node:fs/promises';
+import { totalmem } from 'node:os';
+import { execa } from 'execa';
+import type { DoctorCheck, DoctorReport } from '../api/service.ts';
+import { messageOf } from '../core/errors.ts';
+import { formatBytes } from '../core/units.ts';
+import type { Engine, EngineFacts } from '../core/ports/engine.ts';
+import type { Fence } from '../core/ports/fence.ts';
+import type { Ledger } from '../core/ports/record.ts';
+import type { WardenReport } from '../core/ports/warden.ts';
+import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
+
+export type DoctorParts = {
+  readonly engine: Engine;
+  readonly fence: Fence;
+  readonly ledger: Ledger;
+  readonly wardenReady: Extract<WardenReport, { kind: 'ready' }>;
+  gateListening(): boolean;
+};
+
+const TOOL_MS_MAX = 5_000;
+
+/** Engines of Debian 12 have no fix for these in place; the fence does not depend on either. */
+const ENGINE_FLOOR = '20.10';
+
+/** What this host can enforce, each with the evidence and the way to get more. Probes now; nothing is remembered. */
+export async function examineHost(parts: DoctorParts): Promise<DoctorReport> {
+  const checks = (
+    await Promise.all([
+      engineChecks(parts.engine),
+      Promise.resolve(cgroupChecks()),
+      Promise.resolve(wardenChecks(parts)),
+      fenceChecks(parts.fence),
+      Promise.resolve([gateCheck(parts), ledgerCheck(parts.ledger)]),
+      toolChecks(),
+      hostChecks(),
+    ])
+  ).flat();
+  return { ok: checks.every((check) => check.state !== 'missing'), checks };
+}
+
+type Found = Pick<DoctorCheck, 'rung' | 'evidence'>;
+
+function ok(name: string, { rung, evidence }: Found): DoctorCheck {
+  return { name, state: 'ok', rung, evidence, fix: null };
+}
+
+function degraded(name: string, found: Found & { readonly fix: string }): DoctorCheck {
+  return { name, state: 'degraded', ...found };
+}
+
+function missing(name: string, found: { readonly evidence: string; readonly fix: string }): DoctorCheck {
+  return { name, state: 'missing', rung: 'none', ...found };
+}
+
+async function engineChecks(engine: Engine): Promise<readonly DoctorCheck[]> {
+  let facts: EngineFacts;
+  try {
+    facts = await engine.facts();
+  } catch (error) {
+    return [
+      missing('engine', {
+        evidence: messageOf(error),
+        fix: 'start the container engine, or set `engine` in the configuration',
+      }),
+    ];
+  }
+  const evidence = `version ${facts.version}, API ${facts.apiVersion}, ${facts.storageDriver}, ${facts.cgroupDriver} on cgroup v${facts.cgroupVersion}`;
+  return [
+    Number.parseFloat(facts.version) >= Number.parseFloat(ENGINE_FLOOR)
+      ? ok('engine', { rung: null, evidence })
+      : degraded('engine', { rung: null, evidence, fix: `use version ${ENGINE_FLOOR} or newer` }),
+    facts.seccomp
+      ? ok('seccomp', { rung: 'kernel', evidence: 'the default profile of the engine' })
+      : missing('seccomp', { evidence: 'the engine has none', fix: 'use an engine built with seccomp' }),
+    facts.appArmor
+      ? ok('apparmor', { rung: 'kernel', evidence: 'docker-default' })
+      : degraded('apparmor', {
+          rung: 'none',
+          evidence: 'not on this host; containers have seccomp and no capabilities all the same',
+          fix: 'boot with AppArmor and install the package apparmor',
+        }),
+    ok('limits.cpu', { rung: 'kernel', evidence: `${facts.cpus} cores` }),
+    ok('limits.memory', {
+      rung: 'kernel',
+      evidence: `${formatBytes(facts.memoryBytes)} of memory, ${formatBytes(totalmem())} seen by the daemon`,
+    }),
+    ok('limits.disk', { rung: 'kernel', evidence: 'read-only root, scratch in sized memory filesystems' }),
+    ok('limits.files', { rung: 'kernel', evidence: 'RLIMIT_NOFILE' }),
+    missingLater('limits.bandwidth'),
+    missingLater('limits.io'),
+    missingLater('limits.gpu'),
+  ];
+}
+
+/** Absent in this version on every host: launches that ask for it are refused, so it does not fail the host. */
+function missingLater(name: string): DoctorCheck {
+  return degraded(name, {
+    rung: 'none',
+    evidence: 'not enforceable by this version; a profile that asks for it is refused',
+    fix: 'leave it out of the profile',
+  });
+}
+
+function cgroupChecks(): readonly DoctorCheck[] {
+  try {
+    const layout = detectLayout();
+    const kill = hasCgroupKill(layout);
+    return [
+      ok('cgroups', {
+        rung: 'kernel',
+        evidence:
+          layout.version === 2
+            ? 'cgroup v2'
+            : layout.mounts.unified === null
+              ? 'cgroup v1'
+              : 'cgroup v1 controllers beside a v2 hierarchy',
+      }),
+      kill
+        ? ok('kill', { rung: 'kernel', evidence: 'cgroup.kill' })
+        : degraded('kill', {
+            rung: 'kernel',
+            evidence: 'SIGKILL through a pidfd; no cgroup.kill',
+            fix: 'use kernel 5.14 or newer with cgroup v2',
+          }),
+    ];
+  } catch (error) {
+    return [
+      missing('cgroups', {
+        evidence: messageOf(error),
+        fix: 'mount cgroup v2, or the v1 controllers cpu, cpuacct, memory and pids',
+      }),
+    ];
+  }
+}
+
+function wardenChecks({ wardenReady }: DoctorParts): readonly DoctorCheck[] {
+  return [
+    ok('budgets', {
+      rung: 'watchdog',
+      evidence: `wall, cpu and denials are sampled and killed by ${wardenReady.killRung}; egress bytes are cut off by the kernel`,
+    }),
+    wardenReady.feed
+      ? ok('denied packets', { rung: 'kernel', evidence: 'the packet feed is bound' })
+      : missing('denied packets', { evidence: 'the packet feed is not bound', fix: 'load nfnetlink_log' }),
+  ];
+}
+
+async function fenceChecks(fence: Fence): Promise<readonly DoctorCheck[]> {
+  const state = await fence
+    .verify()
+    .catch((error: unknown) => ({ kind: 'broken' as const, findings: [messageOf(error)] }));
+  if (state.kind === 'in-force')
+    return [ok('egress', { rung: 'kernel', evidence: 'the base rules read back as written, for IPv4 and IPv6' })];
+  return [
+    missing('egress', {
+      evidence: state.findings.slice(0, 5).join('; '),
+      fix: 'restart the daemon; if it stays, another tool owns these tables',
+    }),
+  ];
+}
+
+function gateCheck(parts: DoctorParts): DoctorCheck {
+  return parts.gateListening()
+    ? ok('names', { rung: 'kernel', evidence: 'the DNS gate listens' })
+    : missing('names', {
+        evidence: 'the DNS gate does not listen; no name resolves',
+        fix: 'see the log of the daemon',
+      });
+}
+
+function ledgerCheck(ledger: Ledger): DoctorCheck {
+  const failure = ledger.failure();
+  const { seq } = ledger.head();
+  return failure === null
+    ? ok('ledger', { rung: null, evidence: `${seq} records` })
+    : missing('ledger', {
+        evidence: failure.message,
+        fix: 'free space below the state directory, then restart the daemon',
+      });
+}
+
+async function toolChecks(): Promise<readonly DoctorCheck[]> {
+  const tools: readonly (readonly [string, readonly string[]])[] = [
+    ['iptables', ['--version']],
+    ['ip6tables', ['--version']],
+    ['ipset', ['--version']],
+    ['conntrack', ['--version']],
+  ];
+  return Promise.all(
+    tools.map(async ([name, args]) => {
+      const result = await execa(name, args, { reject: false, timeout: TOOL_MS_MAX });
+      return result.failed
+        ? missing(name, {
+            evidence: 'not installed',
+            fix: `apt-get install ${name === 'ip6tables' ? 'iptables' : name}`,
+          })
+        : ok(name, { rung: null, evidence: (result.stdout.split('\n')[0] ?? '').trim() });
+    }),
+  );
+}
+
+async function hostChecks(): Promise<readonly DoctorCheck[]> {
+  const forwarding = (await readFile('/proc/sys/net/ipv4/ip_forward', 'latin1').catch(() => '0')).trim();
+  return [
+    forwarding === '1'
+      ? ok('forwarding', { rung: null, evidence: 'net.ipv4.ip_forward = 1' })
+      : missing('forwarding', {
+          evidence: 'net.ipv4.ip_forward = 0, so not even granted destinations are reachable',
+          fix: 'sysctl -w net.ipv4.ip_forward=1',
+        }),
+  ];
+}

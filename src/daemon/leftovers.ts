@@ -1,0 +1,85 @@
+import { messageOf } from '../core/errors.ts';
+import type { Outcome } from '../core/outcome.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
+import type { Engine } from '../core/ports/engine.ts';
+import type { Fence } from '../core/ports/fence.ts';
+import type { Log } from '../core/ports/log.ts';
+import type { Ledger } from '../core/ports/record.ts';
+import type { OpenRun } from '../ledger/replay.ts';
+import { listRunCgroups, removeRunCgroup } from '../meter/cgroup.ts';
+import { LABEL_RUN } from '../run/plan.ts';
+import { reconcile } from './reconcile.ts';
+import type { SecretStore } from './secrets.ts';
+
+export type LeftoverParts = {
+  readonly engine: Engine;
+  readonly fence: Fence;
+  readonly ledger: Ledger;
+  readonly secretStore: SecretStore;
+  readonly log: Log;
+};
+
+export type Cleaned = { readonly removed: readonly string[]; readonly foreign: readonly string[] };
+
+/** Finds what a crash left, ends the runs that were left open, and removes exactly what is ours. */
+export async function removeLeftovers(
+  known: {
+    readonly open: readonly OpenRun[];
+    readonly admittedRunIds: ReadonlySet<string>;
+    readonly aliveRunIds: ReadonlySet<string>;
+  },
+  parts: LeftoverParts,
+): Promise<Cleaned> {
+  const { engine, fence, ledger, secretStore, log } = parts;
+  const [containers, networks] = await Promise.all([engine.listContainers(LABEL_RUN), engine.listNetworks(LABEL_RUN)]);
+  const todo = reconcile({ containers, networks, cgroupRunIds: listRunCgroups(), ...known });
+  const removed: string[] = [];
+  const remove = async (what: string, work: () => Promise<void>): Promise<void> => {
+    try {
+      await work();
+      removed.push(what);
+    } catch (error) {
+      log.warn({ what, message: messageOf(error) }, 'a leftover could not be removed');
+    }
+  };
+  // Silence first: what may still run must not talk while the rest is taken apart.
+  for (const runId of await fence.collectGarbage(known.aliveRunIds)) removed.push(`grants of ${runId}`);
+  for (const id of todo.containerIds) await remove(`container ${id.slice(0, 12)}`, () => engine.removeContainer(id));
+  for (const id of todo.networkIds) await remove(`network ${id.slice(0, 12)}`, () => engine.removeNetwork(id));
+  for (const runId of todo.cgroupRunIds) await remove(`cgroup ${runId}`, () => removeRunCgroup(runId));
+  for (const runId of await secretStore.collectGarbage(known.aliveRunIds)) removed.push(`secrets of ${runId}`);
+  for (const run of todo.ended)
+    await ledger.append({
+      kind: 'run.ended',
+      runId: run.runId,
+      profile: run.profile,
+      outcome: lostOutcome(run, new Date().toISOString()),
+    }).flushed;
+  for (const what of todo.foreign) log.warn({ what }, 'carries our label and was not made by this daemon; left alone');
+  return { removed, foreign: todo.foreign };
+}
+
+/** The end of a run whose daemon went away: what it used is not known any more, and that is said. */
+function lostOutcome(run: OpenRun, endedAt: string): Outcome {
+  const text = (field: string): string => (typeof run.admission[field] === 'string' ? run.admission[field] : '');
+  return {
+    runId: run.runId,
+    profile: run.profile,
+    profileDigest: text('profileDigest'),
+    imageDigest: text('imageDigest') === '' ? null : text('imageDigest'),
+    reason: 'supervisor.lost',
+    rule: null,
+    detail: 'the daemon went away before the run was over; the next one ended it. Its use is not known.',
+    exitCode: null,
+    signal: null,
+    startedAt: null,
+    endedAt,
+    usage: USAGE_NONE,
+    limits: [],
+    rungs: {},
+    detectedAt: null,
+    killedAt: endedAt,
+    latencyMs: null,
+    incidentId: null,
+  };
+}

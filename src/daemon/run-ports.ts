@@ -1,0 +1,206 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { fail } from '../core/errors.ts';
+import type { ContainerPlan, Engine, EngineFacts } from '../core/ports/engine.ts';
+import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
+import type { Ledger } from '../core/ports/record.ts';
+import type { CgroupPaths, Warden } from '../core/ports/warden.ts';
+import { bootTimeMs } from '../kernel/libc.ts';
+import { cgroupParentOf, makeRunCgroup, removeRunCgroup } from '../meter/cgroup.ts';
+import { leafPathsOf } from '../meter/layout.ts';
+import { readLimits, type HeldLimit } from '../meter/limits.ts';
+import { killProcesses, pidsOf } from '../meter/processes.ts';
+import type { Spec } from '../profile/spec.ts';
+import { boundsOf, budgetPlansOf } from '../run/bounds.ts';
+import { SHELL } from '../run/environment.ts';
+import { launchProblems } from '../run/launch-problems.ts';
+import { planContainer, planNetwork } from '../run/plan.ts';
+import type { ReadBack, RunCgroups, RunPorts } from '../run/ports.ts';
+import { compareLaunch, type KernelLimits } from '../run/readback.ts';
+import type { IncidentDesk } from './incident-desk.ts';
+import { checkMount, recheckMount, type CheckedMount, type HostPlaces } from './mounts.ts';
+import { readNamespaces, readProcessFacts } from './proc-facts.ts';
+import { readSecrets, type SecretStore } from './secrets.ts';
+import type { NewRun } from './supervisor.ts';
+
+const KILL_LOOK_MS = 5;
+
+/** The parts of this host that every run is made of. */
+export type HostParts = {
+  readonly version: string;
+  readonly engine: Engine;
+  readonly engineFacts: EngineFacts;
+  readonly fence: Fence;
+  readonly warden: Warden;
+  readonly ledger: Ledger;
+  readonly incidents: IncidentDesk;
+  readonly secretStore: SecretStore;
+  readonly places: HostPlaces;
+  /** Folders of root whose secrets every caller may grant. */
+  readonly sharedSecretFolders: readonly string[];
+};
+
+/** Checks what only the real host can tell (mounts, secrets, the image's shell) and builds the ports of one run. */
+export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts> {
+  const { admission, runId, caller, request } = run;
+  const { spec, image } = admission;
+  const { engine, engineFacts, fence, warden, ledger, incidents, secretStore, version } = parts;
+  const mounts = await Promise.all(
+    spec.mounts.map((mount) =>
+      checkMount({ ...mount, grantor: caller, profilePath: request.profilePath }, parts.places),
+    ),
+  );
+  const secrets = await readSecrets(spec.secrets, { grantor: caller, sharedFolders: parts.sharedSecretFolders });
+  const hasShell = spec.secrets.length > 0 && (await engine.imageHasFile(image.digest, SHELL));
+  const facts = { spec, image, engine: engineFacts, hasShell, labels: run.labels };
+  refuseProblems(facts);
+  const hostNamespaces = await readNamespaces('self');
+  const cgroupParent = cgroupParentOf(runId, engineFacts.cgroupDriver);
+  const binds = mounts.map((mount, index) => bindOf(mount, spec.mounts[index]?.path ?? ''));
+  const fromSeq = ledger.head().seq + 1;
+  let secretsFolder: string | null = null;
+  return {
+    engine,
+    fence,
+    warden,
+    ledger,
+    cgroups: cgroupsFor(engineFacts),
+    plans: {
+      network: (lease) => planNetwork({ spec, runId, version, lease }),
+      container: (lease) =>
+        planContainer({
+          ...facts,
+          runId,
+          version,
+          lease,
+          binds,
+          secretsFolder,
+          cgroupParent,
+          tty: request.attach && request.tty,
+          stdin: request.attach && request.stdin,
+        }),
+      grant: (lease) => grantOf(spec, lease),
+      watch: (lease, parentPaths) => ({
+        runId,
+        address: lease.address,
+        bridge: lease.bridge,
+        subnet: lease.subnet,
+        parentPaths,
+        budgets: budgetPlansOf(spec),
+        graceMs: spec.graceMs,
+        warnAt: spec.warnAt,
+        onOom: spec.limits.onOom,
+        killWithoutDaemonAfterMs: spec.supervisorLost.action === 'kill' ? spec.supervisorLost.forMs : null,
+      }),
+    },
+    async stageSecrets() {
+      if (secrets.length > 0) secretsFolder = await secretStore.stage({ runId, user: spec.user, secrets });
+      return { unstage: () => secretStore.unstage(runId) };
+    },
+    readBack: (target) => readBack({ ...target, spec, mounts, hostNamespaces }, parts),
+    openIncident: (state, incidentId) => incidents.open(state, incidentId, { caller, labels: run.labels, fromSeq }),
+    now: () => ({ at: new Date().toISOString(), atMs: bootTimeMs() }),
+  };
+}
+
+function refuseProblems(facts: Parameters<typeof launchProblems>[0]): void {
+  const problems = launchProblems(facts);
+  if (problems.length === 0) return;
+  const detail = problems
+    .map((each) => `${each.path}: ${each.message}${each.hint === null ? '' : ` (${each.hint})`}`)
+    .join('\n');
+  throw fail('PROFILE_INVALID', { detail, hint: 'correct the profile, or build another image' });
+}
+
+function bindOf(mount: CheckedMount, target: string): ContainerPlan['binds'][number] {
+  return { source: mount.realPath, target, readOnly: mount.mode === 'ro' };
+}
+
+function grantOf(spec: Spec, lease: FenceLease): FenceGrant {
+  return {
+    lease,
+    names: spec.egress.allow.filter((rule) => rule.kind === 'name'),
+    addresses: spec.egress.allow.filter((rule) => rule.kind === 'address'),
+    egressBytesMax: spec.budget.egressBytes,
+  };
+}
+
+export function cgroupsFor({ cgroupDriver }: EngineFacts): RunCgroups {
+  return {
+    make: (runId) => makeRunCgroup(runId, cgroupDriver),
+    remove: (runId) => removeRunCgroup(runId),
+    leafPathsOf: (pid) => leafPathsOf(pid),
+    killNow: killCgroup,
+  };
+}
+
+/** Returns the pids that are still there. */
+export async function killCgroup(paths: CgroupPaths): Promise<readonly number[]> {
+  killProcesses(paths);
+  await delay(KILL_LOOK_MS);
+  return pidsOf(paths);
+}
+
+type ReadBackTarget = {
+  readonly containerId: string;
+  readonly plan: ContainerPlan;
+  readonly spec: Spec;
+  readonly mounts: readonly CheckedMount[];
+  readonly hostNamespaces: Readonly<Record<string, string>>;
+};
+
+async function readBack(target: ReadBackTarget, { engine, fence }: HostParts): Promise<ReadBack> {
+  const { plan, spec, mounts, hostNamespaces } = target;
+  const before = await engine.inspectContainer(target.containerId);
+  // The process is looked at last: one that is still there had its cgroup until then.
+  const held = before.pid === null ? null : readKernel(before.pid);
+  const process = before.pid === null ? null : await readProcessFacts(before.pid);
+  const kernel = process === null ? null : held;
+  for (const mount of mounts) await recheckMount(mount);
+  // The pid was the agent's for as long as the container still has it afterwards.
+  const container = process === null ? before : await engine.inspectContainer(target.containerId);
+  const stillIts = container.pid !== null && container.pid === before.pid;
+  const mountLocations = Object.fromEntries(
+    mounts.map((mount, index) => [spec.mounts[index]?.path ?? '', mount.location]),
+  );
+  const mismatches = compareLaunch({
+    plan,
+    container,
+    kernel: stillIts ? kernel : null,
+    process: stillIts ? process : null,
+    hostNamespaces,
+    mountLocations,
+  });
+  const state = await fence.verify();
+  const fenceMismatches =
+    state.kind === 'broken'
+      ? state.findings.map((got) => ({ path: 'egress', wanted: 'the base rules in force', got }))
+      : [];
+  return {
+    mismatches: [...mismatches, ...fenceMismatches],
+    bounds: boundsOf(spec),
+    note: stillIts
+      ? null
+      : 'the agent was over before its own cgroup could be read; what the engine was given was compared',
+  };
+}
+
+function readKernel(pid: number): KernelLimits | null {
+  let held: ReturnType<typeof readLimits>;
+  try {
+    held = readLimits(leafPathsOf(pid));
+  } catch {
+    return null;
+  }
+  const swap = held.memorySwapBytesMax;
+  return {
+    memoryBytesMax: numberOf(held.memoryBytesMax),
+    memorySwapBytesMax: swap === 'absent' ? null : numberOf(swap),
+    cpuMillis: numberOf(held.cpuMillis),
+    pidsMax: numberOf(held.pidsMax),
+  };
+}
+
+/** What is unlimited or cannot be found equals no plan. */
+function numberOf(held: HeldLimit): number {
+  return typeof held === 'number' ? held : Number.POSITIVE_INFINITY;
+}

@@ -1,0 +1,52 @@
+import type { Bound, BudgetName } from '../core/outcome.ts';
+import { BUDGETS } from '../core/outcome.ts';
+import type { BudgetPlan } from '../core/ports/warden.ts';
+import type { Spec } from '../profile/spec.ts';
+
+/**
+ * Every bound of a run with what holds it on a host where the launch was read back: levels by the kernel, amounts by
+ * the warden's sampling and killing, except for bytes that leave, which the kernel itself cuts off.
+ */
+export function boundsOf(spec: Spec): readonly Bound[] {
+  const { limits } = spec;
+  return [
+    { path: 'limits.cpu', value: limits.cpuMillis, unit: 'millicores', rung: 'kernel' },
+    { path: 'limits.memory', value: limits.memoryBytesMax, unit: 'bytes', rung: 'kernel' },
+    { path: 'limits.pids', value: limits.pidsMax, unit: 'count', rung: 'kernel' },
+    { path: 'limits.disk', value: limits.diskBytesMax, unit: 'bytes', rung: 'kernel' },
+    { path: 'limits.files', value: limits.filesMax, unit: 'count', rung: 'kernel' },
+    ...BUDGETS.flatMap((budget) => budgetBound(spec, budget)),
+    { path: 'egress', value: spec.egress.allow.length, unit: 'rules', rung: 'kernel' },
+  ];
+}
+
+function budgetBound({ budget }: Spec, name: BudgetName): readonly Bound[] {
+  switch (name) {
+    case 'wall':
+      return [{ path: 'budget.wall', value: budget.wallMs, unit: 'ms', rung: 'watchdog' }];
+    case 'cpu':
+      return budget.cpuMs === null ? [] : [{ path: 'budget.cpu', value: budget.cpuMs, unit: 'ms', rung: 'watchdog' }];
+    case 'egress':
+      return budget.egressBytes === null
+        ? []
+        : [{ path: 'budget.egress', value: budget.egressBytes, unit: 'bytes', rung: 'kernel' }];
+    case 'denials':
+      return budget.denials === null
+        ? []
+        : [{ path: 'budget.denials', value: budget.denials.count, unit: 'count', rung: 'watchdog' }];
+    // Refused at admission by this version, so a run never has them.
+    case 'gpu':
+    case 'ingress':
+    case 'connections':
+      return [];
+  }
+}
+
+/** The budgets as the warden judges them. */
+export function budgetPlansOf({ budget, on }: Spec): readonly BudgetPlan[] {
+  const plans: BudgetPlan[] = [{ budget: 'wall', limitMs: budget.wallMs, action: on.wall }];
+  if (budget.cpuMs !== null) plans.push({ budget: 'cpu', limitMs: budget.cpuMs, action: on.cpu });
+  if (budget.egressBytes !== null) plans.push({ budget: 'egress', limitBytes: budget.egressBytes, action: on.egress });
+  if (budget.denials !== null) plans.push({ budget: 'denials', ...budget.denials, action: on.denials });
+  return plans;
+}
