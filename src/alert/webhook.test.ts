@@ -30,7 +30,8 @@ describe('what a receiver gets', () => {
     expect(request.headers).toMatchObject({ 'webhook-id': message.id, 'content-type': 'application/json' });
     expect(receiver.verify(request)).toEqual({ type: 'incident.opened', data: 'é\n✓' });
     expect(() => receiver.verify(request, OTHER_KEY)).toThrow(/No matching signature/);
-    expect(() => receiver.verify({ ...request, body: request.body.replace('opened', 'closed') })).toThrow();
+    const changed = { ...request, body: request.body.replace('opened', 'closed') };
+    expect(() => receiver.verify(changed)).toThrow(/No matching signature/);
     await receiver.close();
   });
 
@@ -91,13 +92,11 @@ describe('answers', () => {
   test('reads no more than 4 kB of a huge answer, whatever its status', async () => {
     for (const status of [200, 500]) {
       let sentBytes = 0;
-      let closed = false;
       const receiver = await startReceiver((response) => {
         const chunk = Buffer.alloc(64 * 1024, 'x');
         response.writeHead(status, { 'content-length': String(2 ** 30) });
-        response.on('close', () => (closed = true));
         const more = (): void => {
-          while (!closed && response.write(chunk)) sentBytes += chunk.length;
+          while (!response.destroyed && response.write(chunk)) sentBytes += chunk.length;
         };
         response.on('drain', more);
         more();

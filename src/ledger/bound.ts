@@ -25,8 +25,8 @@ export function encodeDraft(draft: RecordDraft): string {
   if (fits(text)) return text;
   const truncated = { bytes: Buffer.byteLength(text) };
   for (const bounds of STEPS) {
-    const cut = stringify({ ...(shrink(draft, bounds) as object), truncated });
-    if (cut !== null && fits(cut)) return cut;
+    const shorter = stringify({ ...(shrink(draft, bounds) as object), truncated });
+    if (shorter !== null && fits(shorter)) return shorter;
   }
   return JSON.stringify({ ...identity(draft), truncated });
 }
@@ -51,7 +51,7 @@ function stringify(draft: object): string | null {
 
 function identity(draft: RecordDraft): Record<string, string> {
   const { kind, runId, profile } = draft;
-  const kept: Record<string, string> = { kind: cut(String(kind), 64) };
+  const kept: Record<string, string> = { kind: cut(kind, 64) };
   if (typeof runId === 'string') kept['runId'] = cut(runId, 64);
   if (typeof profile === 'string') kept['profile'] = cut(profile, 64);
   return kept;

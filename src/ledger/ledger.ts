@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { chmod, mkdir, open } from 'node:fs/promises';
+import { assertNever } from '../core/assert.ts';
 import { fail, messageOf } from '../core/errors.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger, LedgerRecord, RecordDraft } from '../core/ports/record.ts';
@@ -72,6 +73,8 @@ async function recover(directory: string, survey: Survey): Promise<Recovery> {
       return { segment, drafts: [await repairTorn(directory, segment, tail.line)] };
     case 'damaged':
       return { segment: segmentOf(directory, segment.number + 1), drafts: [brokenDraft(tail.bad)] };
+    default:
+      return assertNever(tail);
   }
 }
 

@@ -41,7 +41,7 @@ export type OpenRun = {
 /** `stoppedAt` is null for one that was killed; `lastAt` is then the last that is known of it. */
 export type LastDaemon = { readonly startedAt: string; readonly stoppedAt: string | null; readonly lastAt: string };
 
-export const INCIDENTS_KEPT_MAX = 1_000;
+const INCIDENTS_KEPT_MAX = 1_000;
 export const ENDED_KEPT_MAX = 500;
 const OPEN_KEPT_MAX = 10_000;
 const SETTLED_KEPT_MAX = 10_000;

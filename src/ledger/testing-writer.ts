@@ -16,7 +16,7 @@ for (let index = 0; index < RECORDS_MAX; index += 1) {
   } catch (error) {
     const later = await ledger.append({ kind: 'daemon.stopped' }).flushed.catch((failure: unknown) => failure);
     const failure = ledger.failure()?.message;
-    console.log(JSON.stringify({ rejected: codeOf(error), failure, later: codeOf(later) }));
+    process.stdout.write(`${JSON.stringify({ rejected: codeOf(error), failure, later: codeOf(later) })}\n`);
     break;
   }
   if (mode === 'acknowledge') process.stdout.write(`${seq}\n`);

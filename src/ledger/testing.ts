@@ -7,7 +7,7 @@ import type { OpenedLedger } from './ledger.ts';
 import { openLedger } from './ledger.ts';
 
 /** What the tests of this folder share: a ledger in a temporary directory, and its lines as they lie on disk. */
-export const quietLog: Log = { debug() {}, info() {}, warn() {}, error() {} };
+const quietLog: Log = { debug() {}, info() {}, warn() {}, error() {} };
 
 export const AT = '2026-10-05T08:00:00.000Z';
 

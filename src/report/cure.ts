@@ -1,3 +1,4 @@
+import { assertNever } from '../core/assert.ts';
 import type { Breach, Denial } from '../core/outcome.ts';
 import { printable } from '../core/text.ts';
 import { parseRule } from '../profile/rules.ts';
@@ -101,6 +102,8 @@ function ruleTextOf(denial: Denial): string | null {
     case 'spoof':
     case 'budget':
       return null;
+    default:
+      return assertNever(denial.kind);
   }
 }
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { LedgerRecord, RecordDraft, RecordKind } from '../core/ports/record.ts';
+import type { RecordDraft, RecordKind } from '../core/ports/record.ts';
 import { renderEvent } from './events.ts';
 import { AT, cpuBreach, incidentOf, nameDenial, outcomeWith, sshBreach, sshDenial } from './testing.ts';
 
@@ -8,7 +8,7 @@ const caller = { uid: 1_000, gid: 1_000, pid: 7 };
 const run = { runId: 'r0123456789ab', profile: 'rome' };
 
 function rendered(draft: RecordDraft): string {
-  return renderEvent({ seq: 1, at: AT, prev: '0'.repeat(64), ...draft } as LedgerRecord);
+  return renderEvent({ seq: 1, at: AT, prev: '0'.repeat(64), ...draft });
 }
 
 describe('one line a record', () => {
@@ -60,7 +60,7 @@ describe('one line a record', () => {
     [{ kind: 'garbage.collected', removed: ['a', 'b'] }, 'a, b'],
   ];
   for (const [draft, detail] of cases) {
-    test(`${draft.kind}: ${detail}`.slice(0, 80), () => {
+    test(`${draft.kind}: ${detail}`, () => {
       const head = `${AT}  ${draft.kind.padEnd(19)}  r0123456789ab  rome`;
       expect(rendered({ ...run, ...draft })).toBe(detail === '' ? head : `${head}  ${detail}`);
     });

@@ -89,11 +89,14 @@ describe('buildIncident', () => {
     fc.assert(
       fc.property(hostile, (text) => {
         const denial: Denial = { ...sshDenial, destination: text, protocol: text, rule: text, explanation: text };
-        const state = { ...endedState({ ...sshBreach, denial }), lastDenials: Array(20).fill(denial) as Denial[] };
+        const state = {
+          ...endedState({ ...sshBreach, denial }),
+          lastDenials: Array.from({ length: 20 }, () => denial),
+        };
         const process = {
           pid: 1,
           executable: text,
-          argv: Array(500).fill(text) as string[],
+          argv: Array.from({ length: 500 }, () => text),
           parents: [text],
           cpuMs: 0,
         };
@@ -147,7 +150,7 @@ describe('sentences', () => {
     ],
   ];
   for (const [change, summary, severity] of cases) {
-    test(summary, () => {
+    test(`says: ${summary}`, () => {
       const breach = { ...sshBreach, ...change };
       expect([summaryOf('rome', breach), severityOf(breach, [])]).toEqual([summary, severity]);
     });

@@ -115,7 +115,7 @@ describe('redactArgv', () => {
     ],
   ];
   for (const [argv, expected] of cases) {
-    test(argv.join(' ').slice(0, 70), () => {
+    test(`redacts: ${argv.join(' ')}`, () => {
       expect(redactArgv(argv)).toEqual(expected);
     });
   }

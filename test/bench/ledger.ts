@@ -50,7 +50,7 @@ try {
 
   let verification;
   report('verify', await timed(async () => (verification = await verifyLedger({ directory }))));
-  console.log(verification);
+  process.stdout.write(`${JSON.stringify(verification)}\n`);
   report(
     'open again (survey and index)',
     await timed(async () => {
@@ -69,5 +69,6 @@ async function timed(work: () => Promise<unknown>): Promise<number> {
 }
 
 function report(what: string, ms: number): void {
-  console.log(`${what.padEnd(32)} ${(ms / 1000).toFixed(2)} s  ${Math.round(records / (ms / 1000))} records/s`);
+  const rate = Math.round(records / (ms / 1000));
+  process.stdout.write(`${what.padEnd(32)} ${(ms / 1000).toFixed(2)} s  ${rate} records/s\n`);
 }
