@@ -191,7 +191,7 @@ function sentenceOf(error: YAMLError): string {
   return SYNTAX[error.code] ?? `is not YAML: ${printable(error.message, 160).replace(/\.$/, '')}`;
 }
 
-export function problemAt(file: string, place: Place, message: string, hint: string | null): Problem {
+function problemAt(file: string, place: Place, message: string, hint: string | null): Problem {
   return { file, line: place.line, column: place.column, path: '', message, hint };
 }
 

@@ -8,7 +8,7 @@ import type { Path, StrictDocument } from './document.ts';
  * From what validation found to what a person reads: the place, the path, the rule, the value, the next thing to type.
  * Works for any strict document and its schema; the hints come from the defaults and examples of the schema.
  */
-export const PROBLEMS_MAX = 100;
+const PROBLEMS_MAX = 100;
 
 /** JSON Schema of the document: the source of defaults, examples and known keys. */
 export type SchemaNode = { readonly [keyword: string]: unknown };

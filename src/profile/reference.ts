@@ -8,7 +8,7 @@ export function referenceTable(schema: SchemaNode): string {
 
 /** What stands between the two marks of a page is generated; the rest is written by hand and kept. */
 export const GENERATED_START = '<!-- generated from src/profile/schema.ts by `npm run generate`: start -->';
-export const GENERATED_END = '<!-- generated: end -->';
+const GENERATED_END = '<!-- generated: end -->';
 
 /** The page with a new table between its marks, or null when the marks are not there. */
 export function withTable(page: string, table: string): string | null {
