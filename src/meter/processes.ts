@@ -1,4 +1,13 @@
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import type { CgroupPaths, ProcessFacts } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
@@ -83,6 +92,20 @@ export function killProcesses(paths: CgroupPaths): number {
     }
   }
   return killed;
+}
+
+/** The way that needs no warden: kills the tree and each process in it. Returns what is still there; try again then. */
+export function killNow(paths: CgroupPaths): readonly number[] {
+  const file = paths.unified === null ? null : join(paths.unified, 'cgroup.kill');
+  if (file !== null && existsSync(file)) {
+    try {
+      writeFileSync(file, '1');
+    } catch (error) {
+      if (!isGone(error)) throw error;
+    }
+  }
+  killProcesses(paths);
+  return pidsOf(paths);
 }
 
 /** True while the process is in the run's parent cgroup or below it. */

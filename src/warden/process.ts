@@ -69,8 +69,8 @@ function openFeed(group: number, afterlife: Afterlife): Nflog | null {
 function protectFromOom(): void {
   try {
     writeFileSync('/proc/self/oom_score_adj', OOM_SCORE);
-  } catch (error) {
-    process.stderr.write(`warden: not protected from the OOM killer: ${messageOf(error)}\n`);
+  } catch {
+    // Needs CAP_SYS_RESOURCE, which a machine may keep from its root; the warden works without the protection.
   }
 }
 
