@@ -4,7 +4,7 @@ import { isBelow } from '../profile/names.ts';
 import { destinationOf, samePort } from '../profile/rules.ts';
 
 // The gate and the warden compare names and addresses only in these canonical forms.
-export { canonicaliseName, type CanonicalName } from '../profile/names.ts';
+export { canonicaliseName } from '../profile/names.ts';
 
 /**
  * What the profile says about one destination. Deny is what remains: no rule, no answer. The texts hold canonical
