@@ -16,6 +16,7 @@ engineConformance('the fake', async () => {
       waits: ['wait'],
       copies: ['copy'],
     },
+    removeCgroups: () => Promise.resolve(),
     close: () => Promise.resolve(),
   });
 });

@@ -88,7 +88,7 @@ describe('planContainer', () => {
         network: 'ringfence-rtest00000000',
         address: '10.213.250.2',
         dns: '10.213.250.1',
-        cgroupParent: '/ringfence-test/rtest00000000',
+        cgroupParent: '/ringfence/rtest00000000',
         cpuMillis: 500,
         memoryBytesMax: 64 * MIB,
         pidsMax: 32,

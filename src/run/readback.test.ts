@@ -202,6 +202,25 @@ describe('compareLaunch', () => {
     expect(await paths(() => ({ process: processFacts({ limits }) }))).toEqual(['process.openFiles']);
   });
 
+  it('takes secrets from memory and from the folder of their own run only', async () => {
+    const secret = { source: '/run/ringfence/secrets/rtest00000000', target: '/run/secrets', readOnly: true };
+    const line = '708 700 0:60 /rtest00000000 /run/secrets ro,nosuid,nodev,noexec - tmpfs ringfence-secrets rw';
+    const withSecret = (mounted: string): Promise<readonly string[]> =>
+      paths(({ plan, container }) => ({
+        plan: { ...plan, binds: [...plan.binds, secret] },
+        container: {
+          ...container,
+          mounts: [...container.mounts, { type: 'bind', ...secret, propagation: 'rprivate' }],
+        },
+        process: processFacts({ mountInfo: `${MOUNT_INFO}${mounted}\n` }),
+      }));
+    expect(await withSecret(line)).toEqual([]);
+    expect(await withSecret('')).toEqual(['mounts./run/secrets']);
+    expect(await withSecret(line.replace('tmpfs', 'ext4'))).toEqual(['mounts./run/secrets.inMemory']);
+    expect(await withSecret(line.replace('/rtest00000000', '/rtest00000001'))).toEqual(['mounts./run/secrets.folder']);
+    expect(await withSecret(line.replace('ro,', 'rw,'))).toEqual(['mounts./run/secrets.access']);
+  });
+
   it('does not take what could not be read for a mismatch', async () => {
     expect(await paths(() => ({ kernel: null, process: null }))).toEqual([]);
   });

@@ -1,5 +1,6 @@
 import type { ContainerFacts, ContainerPlan } from '../core/ports/engine.ts';
 import type { Mismatch } from './events.ts';
+import { SECRETS_FOLDER } from './environment.ts';
 import { contains } from './mountinfo.ts';
 import type { Location, Mount } from './mountinfo.ts';
 import { NAMESPACES } from './process-facts.ts';
@@ -227,12 +228,22 @@ function compareBind(
   return [
     ...differs(`${place}.access`, true, mount.options.includes(access(bind.readOnly))),
     ...differs(`${place}.propagation`, [], mount.propagation),
-    // The path may have been made to lead elsewhere after it was checked; what is mounted decides.
-    ...differs(
-      `${place}.source`,
-      location === undefined ? 'a checked place' : `${location.device} ${location.path}`,
-      `${mount.device} ${mount.root}`,
-    ),
+    ...(bind.target === SECRETS_FOLDER ? compareSecrets(bind, mount) : compareSource(place, mount, location)),
+  ];
+}
+
+/** The path may have been made to lead elsewhere after it was checked; what is mounted decides. */
+function compareSource(place: string, mount: Mount, location: Location | undefined): Mismatch[] {
+  const wanted = location === undefined ? 'a checked place' : `${location.device} ${location.path}`;
+  return differs(`${place}.source`, wanted, `${mount.device} ${mount.root}`);
+}
+
+/** Secrets stay in memory, in the folder of their own run. */
+function compareSecrets(bind: ContainerPlan['binds'][number], mount: Mount): Mismatch[] {
+  const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
+  return [
+    ...differs(`mounts.${bind.target}.inMemory`, true, mount.type === 'tmpfs' || mount.type === 'ramfs'),
+    ...differs(`mounts.${bind.target}.folder`, nameOf(bind.source), nameOf(mount.root)),
   ];
 }
 

@@ -1,4 +1,5 @@
 import { createDockerEngine } from '../../src/engine/docker.ts';
+import { removeRunCgroup } from '../../src/meter/cgroup.ts';
 import { engineConformance } from '../support/conformance-engine.ts';
 
 const SHELL_IMAGE = 'ringfence/agent-shell:local';
@@ -16,6 +17,7 @@ engineConformance('Docker', async () => {
       waits: shell('trap "exit 143" TERM; echo ready; while :; do sleep 0.05; done'),
       copies: ['/bin/cat'],
     },
+    removeCgroups: (runId) => removeRunCgroup(runId),
     close: () => Promise.resolve(engine.close()),
   });
 });

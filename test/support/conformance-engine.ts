@@ -2,7 +2,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { ContainerPlan, Engine, EngineEvent, OutputChunk } from '../../src/core/ports/engine.ts';
 import { LABEL_RUN } from '../../src/run/plan.ts';
 import { compareLaunch } from '../../src/run/readback.ts';
-import { plansOf } from './launch-fixtures.ts';
+import { plansOf, uniqueRunId } from './launch-fixtures.ts';
 import type { TestPlans } from './launch-fixtures.ts';
 
 /** What an engine must bring to be tested: itself, an image, and commands that do four simple things in it. */
@@ -18,10 +18,14 @@ export type EngineUnderTest = {
     /** Standard input to standard output, until the input ends. */
     readonly copies: readonly string[];
   };
+  /** Called after each test, when its containers and networks are gone. */
+  removeCgroups(runId: string): Promise<void>;
   close(): Promise<void>;
 };
 
 const FACT_MS_MAX = 20_000;
+
+const RUN_ID = uniqueRunId(0);
 
 /** The promises of the Engine port, the same for the fake and for real Docker. */
 export function engineConformance(name: string, open: () => Promise<EngineUnderTest>): void {
@@ -36,18 +40,20 @@ export function engineConformance(name: string, open: () => Promise<EngineUnderT
     afterEach(async () => {
       for (const id of made.containers.splice(0)) await under.engine.removeContainer(id);
       for (const id of made.networks.splice(0)) await under.engine.removeNetwork(id);
-      const left = [...(await under.engine.listContainers(LABEL_RUN)), ...(await under.engine.listNetworks(LABEL_RUN))];
-      expect(left.filter((each) => each.name.includes('rtest'))).toEqual([]);
+      await under.removeCgroups(RUN_ID);
+      const label = `${LABEL_RUN}=${RUN_ID}`;
+      expect(await under.engine.listContainers(label)).toEqual([]);
+      expect(await under.engine.listNetworks(label)).toEqual([]);
     });
     afterAll(() => under.close());
 
     async function plans(
       command: readonly string[],
-      options: { tty?: boolean; stdin?: boolean; index?: number } = {},
+      options: { tty?: boolean; stdin?: boolean } = {},
     ): Promise<TestPlans> {
       const image = await under.engine.resolveImage(under.image);
       const spec = { command };
-      return plansOf({ index: 0, image, engine: await under.engine.facts(), spec, ...options });
+      return plansOf({ index: 0, runId: RUN_ID, image, engine: await under.engine.facts(), spec, ...options });
     }
 
     async function create(planned: TestPlans): Promise<string> {
@@ -154,7 +160,7 @@ export function engineConformance(name: string, open: () => Promise<EngineUnderT
       await expect(under.engine.createContainer(planned.container)).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
       const unknown: ContainerPlan = {
         ...planned.container,
-        name: 'ringfence-rtest-none',
+        name: `${planned.container.name}-none`,
         image: `sha256:${'9'.repeat(64)}`,
       };
       await expect(under.engine.createContainer(unknown)).rejects.toMatchObject({ code: 'IMAGE_NOT_FOUND' });

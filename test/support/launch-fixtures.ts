@@ -70,11 +70,18 @@ export function leaseOf(runId: string, index: number): FenceLease {
   };
 }
 
+/** A run id that holds the number of this process: cgroups are one tree for every lab of the machine. */
+export function uniqueRunId(index: number): string {
+  return `rt${process.pid.toString(36).padStart(7, '0')}${String(index).padStart(4, '0')}`;
+}
+
 export type TestPlans = { readonly network: NetworkPlan; readonly container: ContainerPlan };
 
 /** Plans for run number `index` (0 to 9) of one test file. */
 export function plansOf(options: {
   readonly index: number;
+  /** Real runs need an id that no other test on the machine has at the time: `uniqueRunId`. */
+  readonly runId?: string;
   readonly image: ImageFacts;
   readonly engine: EngineFacts;
   readonly spec?: Partial<Spec>;
@@ -84,7 +91,7 @@ export function plansOf(options: {
   readonly secretsFolder?: string;
   readonly cgroupParent?: string;
 }): TestPlans {
-  const runId = `rtest${String(options.index).padStart(8, '0')}`;
+  const runId = options.runId ?? `rtest${String(options.index).padStart(8, '0')}`;
   const spec = specOf(options.spec);
   const common = { spec, runId, version: '0.0.0-test', lease: leaseOf(runId, options.index) };
   return {
@@ -97,7 +104,7 @@ export function plansOf(options: {
       labels: { made: 'by a test' },
       binds: options.binds ?? [],
       secretsFolder: options.secretsFolder ?? null,
-      cgroupParent: options.cgroupParent ?? `/ringfence-test/${runId}`,
+      cgroupParent: options.cgroupParent ?? `/ringfence/${runId}`,
       tty: options.tty ?? false,
       stdin: options.stdin ?? false,
     }),
