@@ -1,0 +1,51 @@
+import { execa } from 'execa';
+import { fail } from '../core/errors.ts';
+
+/** The host's own tools, each with a time-out. Their complaints become one sentence in FENCE_FAILED. */
+const COMMAND_TIMEOUT_MS = 15_000;
+const OUTPUT_CHARS_MAX = 16 * 1024 * 1024;
+/** iptables with the legacy backend ends so when somebody else holds its lock for longer than `-w` waits. */
+const EXIT_LOCKED = 4;
+const ATTEMPTS_MAX = 3;
+
+export type Tool =
+  | 'iptables'
+  | 'ip6tables'
+  | 'ipset'
+  | 'ip'
+  | 'conntrack'
+  | `ip${'6' | ''}tables-${'save' | 'restore'}`;
+export type ToolResult = { readonly exitCode: number; readonly stdout: string; readonly stderr: string };
+
+/** Runs a tool to its end, whatever its exit code; rejects only when it is not there or does not end. */
+export async function tryTool(tool: Tool, args: readonly string[], input?: string): Promise<ToolResult> {
+  for (let attempt = 1; ; attempt += 1) {
+    const result = await execa(tool, [...args], {
+      reject: false,
+      timeout: COMMAND_TIMEOUT_MS,
+      killSignal: 'SIGKILL',
+      maxBuffer: OUTPUT_CHARS_MAX,
+      env: { LC_ALL: 'C' },
+      ...(input === undefined ? { stdin: 'ignore' } : { input }),
+    });
+    if (result.exitCode === undefined) {
+      const why = result.timedOut ? `did not end within ${COMMAND_TIMEOUT_MS} ms` : 'cannot be run; is it installed?';
+      throw fail('FENCE_FAILED', { detail: `${tool} ${why}`, tool }, { cause: result });
+    }
+    if (result.exitCode !== EXIT_LOCKED || attempt === ATTEMPTS_MAX || !tool.includes('tables')) {
+      return { exitCode: result.exitCode, stdout: result.stdout, stderr: result.stderr };
+    }
+  }
+}
+
+/** The output of a tool that must succeed. */
+export async function runTool(tool: Tool, args: readonly string[], input?: string): Promise<string> {
+  const result = await tryTool(tool, args, input);
+  if (result.exitCode === 0) return result.stdout;
+  const complaint = result.stderr.trim().split('\n')[0] ?? '';
+  throw fail('FENCE_FAILED', {
+    detail: `${tool} ${args.join(' ')} failed with ${result.exitCode}: ${complaint}`,
+    tool,
+    stderr: result.stderr.slice(0, 2_000),
+  });
+}

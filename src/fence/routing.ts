@@ -1,0 +1,68 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { runTool, tryTool } from './command.ts';
+import type { FenceMarks } from './rules.ts';
+
+/**
+ * The dead man's switch: a packet from the pool without a mark has no route. It holds when somebody flushes every
+ * table, since then nothing marks. Packets that the host itself makes with a gateway's address are exempt.
+ */
+const TABLE = '21300';
+const PREFERENCE_LOCAL = 212;
+const PREFERENCE_PROHIBIT = 213;
+const SRC_VALID_MARK = '/proc/sys/net/ipv4/conf/all/src_valid_mark';
+
+export type Routing = { readonly pool: string; readonly marks: FenceMarks };
+
+/** Rules as `ip rule show` prints them; how it prints a mark of zero depends on its version. */
+function expectedRules({
+  pool,
+  marks,
+}: Routing): readonly { readonly shown: string; readonly args: readonly string[] }[] {
+  const mask = `0/0x${((marks.open | marks.deny) >>> 0).toString(16)}`;
+  return [
+    {
+      shown: `${PREFERENCE_LOCAL}: from ${pool} iif lo lookup main`,
+      args: ['from', pool, 'iif', 'lo', 'lookup', 'main', 'priority', String(PREFERENCE_LOCAL)],
+    },
+    {
+      shown: `${PREFERENCE_PROHIBIT}: from ${pool} fwmark ${mask} lookup ${TABLE}`,
+      args: ['from', pool, 'fwmark', mask, 'lookup', TABLE, 'priority', String(PREFERENCE_PROHIBIT)],
+    },
+  ];
+}
+
+/** The value of the sysctl before it was changed, or null when it was right already. */
+export async function applyRouting(routing: Routing): Promise<string | null> {
+  const before = readFileSync(SRC_VALID_MARK, 'utf8').trim();
+  // With it the reverse-path check of a reply looks at its mark, and does not end at the prohibit route.
+  if (before !== '1') writeFileSync(SRC_VALID_MARK, '1');
+  await runTool('ip', ['-4', 'route', 'replace', 'prohibit', 'default', 'table', TABLE]);
+  const present = await shownRules();
+  for (const rule of expectedRules(routing)) {
+    if (!present.includes(rule.shown)) await runTool('ip', ['-4', 'rule', 'add', ...rule.args]);
+  }
+  return before === '1' ? null : before;
+}
+
+export async function checkRouting(routing: Routing): Promise<string[]> {
+  const findings: string[] = [];
+  const [present, route] = await Promise.all([shownRules(), tryTool('ip', ['-4', 'route', 'show', 'table', TABLE])]);
+  for (const { shown } of expectedRules(routing)) {
+    if (!present.includes(shown)) findings.push(`ip rule: "${shown}" is gone`);
+  }
+  if (!route.stdout.includes('prohibit default')) findings.push(`ip route: table ${TABLE} has no prohibit route`);
+  if (readFileSync(SRC_VALID_MARK, 'utf8').trim() !== '1')
+    findings.push('sysctl net.ipv4.conf.all.src_valid_mark is not 1');
+  return findings;
+}
+
+export async function removeRouting(routing: Routing, srcValidMarkBefore: string | null): Promise<void> {
+  for (const rule of expectedRules(routing)) await tryTool('ip', ['-4', 'rule', 'del', ...rule.args]);
+  await tryTool('ip', ['-4', 'route', 'flush', 'table', TABLE]);
+  if (srcValidMarkBefore !== null) writeFileSync(SRC_VALID_MARK, srcValidMarkBefore);
+}
+
+async function shownRules(): Promise<string[]> {
+  const text = await runTool('ip', ['-4', 'rule', 'show']);
+  return text.split('\n').map((line) => line.replaceAll(/\s+/g, ' ').replace('fwmark 0x0/', 'fwmark 0/').trim());
+}

@@ -1,0 +1,191 @@
+import { fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { extname } from 'node:path';
+import type { Stream } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { fail } from '../core/errors.ts';
+import type { FenceGrant } from '../core/ports/fence.ts';
+import type { Log } from '../core/ports/log.ts';
+import type { GateConfig, GateGrant, GateReport, GateRequest, GateStats } from './messages.ts';
+
+/**
+ * The daemon's hand on the DNS gate: starts it, starts it again when it dies, and gives every new one the grants that
+ * stand. While there is no gate nothing resolves and nothing opens.
+ *
+ *   start → listening ⇄ (exit → wait → start) → close
+ */
+export type GateClient = {
+  /** Resolves when the gate listens; rejects FENCE_FAILED when it cannot. */
+  start(): Promise<void>;
+  /** Resolves when the gate answers for the run. Rejects FENCE_FAILED when there is no gate to say so. */
+  grant(address: string, names: FenceGrant['names']): Promise<void>;
+  /** Resolves when no gate will open anything more for the run. */
+  revoke(address: string): Promise<void>;
+  health(): GateHealth;
+  stats(): Promise<GateStats>;
+  close(): Promise<void>;
+};
+
+export type GateHealth = { readonly listening: boolean; readonly restarts: number; readonly pid: number | null };
+
+export type GateClientParts = {
+  readonly config: Omit<GateConfig, 'wardenPipe'>;
+  /** Our end of the pipe that the warden reads denials from; kept by the caller and handed to each new gate. */
+  readonly wardenPipe: Stream | null;
+  readonly log: Log;
+};
+
+const ANSWER_DEADLINE_MS = 3_000;
+const START_DEADLINE_MS = 10_000;
+const EXIT_DEADLINE_MS = 3_000;
+const RESTART_MS_MIN = 100;
+const RESTART_MS_MAX = 5_000;
+/** A gate that lived this long was well: the next wait starts small again. */
+const HEALTHY_MS = 30_000;
+
+type Waiting = { readonly resolve: (report: GateReport) => void; readonly reject: (error: Error) => void };
+
+export function createGateClient(parts: GateClientParts): GateClient {
+  const grants = new Map<string, GateGrant>();
+  const waiting = new Map<number, Waiting>();
+  let child: ChildProcess | null = null;
+  let listening = false;
+  let closing = false;
+  let restarts = 0;
+  let restartMs = RESTART_MS_MIN;
+  let restartTimer: NodeJS.Timeout | null = null;
+  let lastId = 0;
+
+  const launch = (): Promise<void> => {
+    const startedAtMs = Date.now();
+    const made = spawnGate(parts.wardenPipe);
+    child = made;
+    return new Promise((resolve, reject) => {
+      const deadline = setTimeout(() => {
+        reject(fail('FENCE_FAILED', { detail: `the DNS gate did not listen within ${START_DEADLINE_MS} ms` }));
+        made.kill('SIGKILL');
+      }, START_DEADLINE_MS);
+      let failure = 'the DNS gate ended before it listened';
+      made.on('message', (message) => {
+        // Our own program wrote it; the channel is a private socket pair.
+        const report = message as GateReport;
+        if (report.kind === 'listening') {
+          clearTimeout(deadline);
+          listening = true;
+          resolve();
+        } else if (report.kind === 'failed') failure = `the DNS gate failed: ${report.message}`;
+        else waiting.get(report.id)?.resolve(report);
+      });
+      made.on('error', (error) => {
+        failure = `the DNS gate failed: ${error.message}`;
+      });
+      made.once('exit', (exitCode, signal) => {
+        clearTimeout(deadline);
+        if (child === made) child = null;
+        const wasListening = listening;
+        listening = false;
+        for (const { reject: rejectWaiting } of waiting.values()) {
+          rejectWaiting(fail('FENCE_FAILED', { detail: 'the DNS gate ended' }));
+        }
+        waiting.clear();
+        reject(fail('FENCE_FAILED', { detail: failure, port: parts.config.port }));
+        if (closing || !wasListening) return;
+        parts.log.error({ exitCode, signal, restarts }, 'the DNS gate ended and is started again');
+        if (Date.now() - startedAtMs > HEALTHY_MS) restartMs = RESTART_MS_MIN;
+        scheduleRestart();
+      });
+      const config: GateConfig = { ...parts.config, wardenPipe: parts.wardenPipe !== null };
+      // Grants made while the child starts are in the map before it gets its first message or sent after it.
+      send(made, { kind: 'start', config, grants: [...grants.values()] });
+    });
+  };
+
+  const scheduleRestart = (): void => {
+    restartTimer = setTimeout(() => {
+      restarts += 1;
+      restartMs = Math.min(restartMs * 2, RESTART_MS_MAX);
+      launch().catch((error: unknown) => {
+        parts.log.error({ error, restarts }, 'the DNS gate could not be started again');
+        if (!closing) scheduleRestart();
+      });
+    }, restartMs);
+  };
+
+  const ask = async (request: (id: number) => GateRequest): Promise<GateReport> => {
+    const target = child;
+    if (target === null || !target.connected) throw fail('FENCE_FAILED', { detail: 'the DNS gate is not running' });
+    lastId += 1;
+    const id = lastId;
+    let deadline: NodeJS.Timeout | undefined;
+    try {
+      return await new Promise<GateReport>((resolve, reject) => {
+        waiting.set(id, { resolve, reject });
+        deadline = setTimeout(() => {
+          reject(fail('FENCE_FAILED', { detail: `the DNS gate did not answer within ${ANSWER_DEADLINE_MS} ms` }));
+        }, ANSWER_DEADLINE_MS);
+        send(target, request(id));
+      });
+    } finally {
+      clearTimeout(deadline);
+      waiting.delete(id);
+    }
+  };
+
+  return {
+    start: launch,
+    grant: async (address, names) => {
+      const grant = { address, names };
+      grants.set(address, grant);
+      await ask((id) => ({ kind: 'grant', id, grant }));
+    },
+    revoke: async (address) => {
+      grants.delete(address);
+      const target = child;
+      if (target === null) return;
+      try {
+        await ask((id) => ({ kind: 'revoke', id, address }));
+      } catch {
+        // A gate that cannot say that it has forgotten is ended; the next one never hears of the run.
+        await endProcess(target, 'SIGKILL');
+      }
+    },
+    health: () => ({ listening, restarts, pid: child?.pid ?? null }),
+    stats: async () => {
+      const report = await ask((id) => ({ kind: 'stats', id }));
+      if (report.kind !== 'stats') throw fail('FENCE_FAILED', { detail: 'the DNS gate gave another answer' });
+      return report.stats;
+    },
+    close: async () => {
+      closing = true;
+      if (restartTimer !== null) clearTimeout(restartTimer);
+      if (child !== null) await endProcess(child, 'SIGTERM');
+    },
+  };
+}
+
+function spawnGate(wardenPipe: Stream | null): ChildProcess {
+  // From a checkout the sources run as they are; from an installation, their build.
+  const entry = fileURLToPath(new URL(`./process${extname(import.meta.url)}`, import.meta.url));
+  return fork(entry, [], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc', wardenPipe ?? 'ignore'],
+    execArgv: [],
+    env: { PATH: process.env['PATH'] ?? '' },
+  });
+}
+
+function send(child: ChildProcess, request: GateRequest): void {
+  // A channel that closes under a message shows as the exit of the child, which fails whoever waits.
+  child.send(request, () => undefined);
+}
+
+async function endProcess(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  await new Promise<void>((resolve) => {
+    const deadline = setTimeout(() => child.kill('SIGKILL'), EXIT_DEADLINE_MS);
+    child.once('exit', () => {
+      clearTimeout(deadline);
+      resolve();
+    });
+    child.kill(signal);
+  });
+}

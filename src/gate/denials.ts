@@ -1,0 +1,97 @@
+import type { FenceDenial } from '../core/ports/fence.ts';
+import type { Denial } from '../core/outcome.ts';
+import type { Refusal } from './decide.ts';
+
+/** One look-up asks for A and AAAA, and resolvers repeat: the same refusal within this time is the same attempt. */
+const SAME_ATTEMPT_MS = 2_000;
+const REPORTS_PER_SECOND_MAX = 50;
+const REPORTS_BURST_MAX = 100;
+const RECENT_MAX = 1_024;
+
+type RunDenials = {
+  tokens: number;
+  refilledAtMs: number;
+  suppressed: number;
+  last: Denial | null;
+  readonly recent: Map<string, number>;
+};
+
+/**
+ * Refused names on their way to the warden: the first of a kind at once, repeats of one attempt never, a flood as a
+ * number. `send` returns false when the pipe is full; such a report is counted into the next one.
+ */
+export class DenialFeed {
+  readonly #send: (denial: FenceDenial) => boolean;
+  readonly #now: () => number;
+  readonly #runs = new Map<string, RunDenials>();
+
+  constructor(parts: { readonly send: (denial: FenceDenial) => boolean; readonly now: () => number }) {
+    this.#send = parts.send;
+    this.#now = parts.now;
+  }
+
+  report(address: string, refusal: Refusal): void {
+    const nowMs = this.#now();
+    const run = this.#runOf(address, nowMs);
+    const key = `${refusal.rule} ${refusal.destination}`;
+    const before = run.recent.get(key);
+    if (before !== undefined && nowMs - before < SAME_ATTEMPT_MS) return;
+    if (run.recent.size >= RECENT_MAX) run.recent.clear();
+    run.recent.set(key, nowMs);
+    this.#deliver(address, run, denialOf(refusal, nowMs));
+  }
+
+  /** To be called every second or so: what a flood left unsaid is said although no further refusal follows. */
+  flush(): void {
+    for (const [address, run] of this.#runs) {
+      if (run.suppressed === 0 || run.last === null || !this.#takeToken(run, this.#now())) continue;
+      if (this.#send({ address, denial: run.last, suppressed: run.suppressed - 1 })) run.suppressed = 0;
+    }
+  }
+
+  forget(address: string): void {
+    this.#runs.delete(address);
+  }
+
+  #runOf(address: string, nowMs: number): RunDenials {
+    const known = this.#runs.get(address);
+    if (known !== undefined) return known;
+    const fresh: RunDenials = {
+      tokens: REPORTS_BURST_MAX,
+      refilledAtMs: nowMs,
+      suppressed: 0,
+      last: null,
+      recent: new Map(),
+    };
+    this.#runs.set(address, fresh);
+    return fresh;
+  }
+
+  #deliver(address: string, run: RunDenials, denial: Denial): void {
+    run.last = denial;
+    const allowed = this.#takeToken(run, this.#now());
+    if (allowed && this.#send({ address, denial, suppressed: run.suppressed })) run.suppressed = 0;
+    else run.suppressed += 1;
+  }
+
+  #takeToken(run: RunDenials, nowMs: number): boolean {
+    const earned = ((nowMs - run.refilledAtMs) / 1000) * REPORTS_PER_SECOND_MAX;
+    run.tokens = Math.min(REPORTS_BURST_MAX, run.tokens + earned);
+    run.refilledAtMs = nowMs;
+    if (run.tokens < 1) return false;
+    run.tokens -= 1;
+    return true;
+  }
+}
+
+function denialOf(refusal: Refusal, nowMs: number): Denial {
+  return {
+    kind: 'name',
+    at: new Date(nowMs).toISOString(),
+    destination: refusal.destination,
+    port: 53,
+    protocol: 'dns',
+    rule: refusal.rule,
+    explanation: refusal.explanation,
+  };
+}

@@ -1,0 +1,127 @@
+import { createServer, connect } from 'node:net';
+import type { Socket } from 'node:net';
+import { createInterface } from 'node:readline';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { FenceGrant } from '../../src/core/ports/fence.ts';
+import { RingfenceError } from '../../src/core/errors.ts';
+import { createFence } from '../../src/fence/fence.ts';
+import type { RulePiece } from '../../src/fence/rules.ts';
+import { createGateClient } from '../../src/gate/client.ts';
+import { openNflog } from '../../src/kernel/nflog.ts';
+import type { NflogPacket } from '../../src/kernel/nflog.ts';
+import { NEVER_RANGES } from '../../src/policy/egress.ts';
+
+/**
+ * The fence and its gate inside the host namespace of a test, told what to do line by line. A netlink socket belongs
+ * to the namespace of its process, so this cannot be the process of the test itself.
+ */
+export type HostSetup = {
+  readonly pool: string;
+  readonly gatePort: number;
+  readonly upstreams: readonly { readonly address: string; readonly port: number }[];
+  readonly stateDirectory: string | null;
+  readonly subnets: readonly string[];
+  readonly pieces: readonly RulePiece[] | null;
+};
+
+export type HostCall =
+  | { readonly call: 'install' | 'verify' | 'uninstall' | 'startGate' | 'closeGate' | 'gateHealth' | 'gateStats' }
+  | { readonly call: 'lease' | 'counters' | 'disarm'; readonly runId: string }
+  | { readonly call: 'arm'; readonly grant: FenceGrant }
+  | { readonly call: 'collectGarbage'; readonly keep: readonly string[] }
+  /** What the feed of packets and the warden's pipe have brought since the last call. */
+  | { readonly call: 'packets' | 'denials' };
+
+const setup = JSON.parse(process.argv[2] ?? '{}') as HostSetup;
+const log = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: (facts: unknown, message: string) => process.stderr.write(`${message} ${JSON.stringify(facts)}\n`),
+  error: (facts: unknown, message: string) => process.stderr.write(`${message} ${JSON.stringify(facts)}\n`),
+};
+const denials: string[] = [];
+const folder = mkdtempSync(join(tmpdir(), 'rft-'));
+const wardenPipe = await pairedPipe();
+const gate = createGateClient({
+  config: { port: setup.gatePort, pool: setup.pool, upstreams: setup.upstreams, neverRanges: NEVER_RANGES },
+  wardenPipe,
+  log,
+});
+const fence = createFence({
+  pool: setup.pool,
+  gatePort: setup.gatePort,
+  nflogGroup: 86,
+  listSubnets: () => Promise.resolve(setup.subnets),
+  gate,
+  stateDirectory: setup.stateDirectory,
+  log,
+  ...(setup.pieces === null ? {} : { pieces: setup.pieces }),
+});
+const nflog = openNflog({ group: 86 });
+
+process.stdout.write('ready\n');
+for await (const line of createInterface({ input: process.stdin })) {
+  const request = JSON.parse(line) as HostCall & { readonly id: number };
+  try {
+    const value = (await perform(request)) ?? null;
+    process.stdout.write(`${JSON.stringify({ id: request.id, value })}\n`);
+  } catch (error) {
+    const facts = error instanceof RingfenceError ? { code: error.code, hint: error.hint } : {};
+    const message = error instanceof Error ? error.message : String(error);
+    process.stdout.write(`${JSON.stringify({ id: request.id, error: { message, ...facts } })}\n`);
+  }
+}
+await gate.close();
+rmSync(folder, { recursive: true, force: true });
+process.exit(0);
+
+async function perform(request: HostCall): Promise<unknown> {
+  switch (request.call) {
+    case 'install':
+      return fence.install();
+    case 'verify':
+      return fence.verify();
+    case 'uninstall':
+      return fence.uninstall();
+    case 'lease':
+      return fence.lease(request.runId);
+    case 'arm':
+      return fence.arm(request.grant);
+    case 'counters':
+      return fence.counters(request.runId);
+    case 'disarm':
+      return fence.disarm(request.runId);
+    case 'collectGarbage':
+      return fence.collectGarbage(new Set(request.keep));
+    case 'startGate':
+      return gate.start();
+    case 'closeGate':
+      return gate.close();
+    case 'gateHealth':
+      return gate.health();
+    case 'gateStats':
+      return gate.stats();
+    case 'packets': {
+      const packets: NflogPacket[] = [];
+      for (let more = nflog.read(); more.length > 0; more = nflog.read()) packets.push(...more);
+      return { packets, lost: nflog.lost() };
+    }
+    case 'denials':
+      return denials.splice(0).map((line) => JSON.parse(line) as unknown);
+  }
+}
+
+/** A connected pair: one end is read here in the place of the warden, the other goes to the gate. */
+async function pairedPipe(): Promise<Socket> {
+  const path = join(folder, 'warden.sock');
+  const server = createServer((socket) => {
+    createInterface({ input: socket }).on('line', (line) => denials.push(line));
+  });
+  await new Promise<void>((resolve) => server.listen(path, () => resolve()));
+  const ours = connect(path);
+  await new Promise<void>((resolve) => ours.once('connect', () => resolve()));
+  server.unref();
+  return ours;
+}
