@@ -1,8 +1,7 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs';
-
 import { runProgram } from './cli/program.ts';
 import type { Terminal } from './cli/terminal.ts';
+import { VERSION } from './core/version.ts';
 
 /** The only file that touches the arguments, the signals and the exit code of the process. */
 
@@ -39,15 +38,10 @@ function openTerminal(): Terminal {
   };
 }
 
-function programVersion(): string {
-  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { readonly version: string }).version;
-}
-
 const exitCode = await runProgram({
   words: process.argv.slice(2),
   terminal: openTerminal(),
-  version: programVersion(),
+  version: VERSION,
 });
 // A reader of stdin, or a connection that lingers, must not hold up the end; pipes and files are written by now.
 process.exit(exitCode);

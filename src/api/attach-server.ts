@@ -18,6 +18,8 @@ import type { RunStreams } from './service.ts';
 import { endConnection, writeSlowly } from './stream.ts';
 import { toWireError } from './wire-error.ts';
 
+const LAST_OUTPUT_MS = 1_000;
+
 /**
  * One attached client, from the 101 to the outcome. Two loops run side by side: client → agent and agent → client. The
  * first to end ends both: the outcome was sent, the client left or broke the protocol, or the daemon stops. The run is
@@ -31,11 +33,18 @@ export async function serveAttach(options: {
   readonly onError: (error: unknown) => void;
 }): Promise<void> {
   const { socket, streams, signal, onError } = options;
+  const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
   const stopped = Promise.withResolvers<never>();
-  const stop = () => stopped.reject(fail('DAEMON_NOT_RUNNING', { detail: 'the daemon is stopping; the run goes on' }));
+  // A daemon that stops ends its runs first: their last output and outcome may still be on the way.
+  const stop = () => {
+    const late = setTimeout(
+      () => stopped.reject(fail('DAEMON_NOT_RUNNING', { detail: 'the daemon is stopping' })),
+      LAST_OUTPUT_MS,
+    );
+    void closed.then(() => clearTimeout(late));
+  };
   if (signal.aborted) stop();
   signal.addEventListener('abort', stop, { once: true });
-  const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
   const input = new StdinQueue({ streams, socket });
   try {
     await Promise.race([sendOutput(socket, streams), readClient({ socket, streams, input }), closed, stopped.promise]);

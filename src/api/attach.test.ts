@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { openSocket, rawExchange, startApi, until, type ApiFixture } from '../../test/support/api-fixture.ts';
 import type { FakeAgent } from '../../test/support/fake-service.ts';
 import type { AttachedRun } from './attach-client.ts';
-import { FRAME, encodeFrame, encodeJsonFrame, STDIN_WINDOW_BYTES, type FrameType } from './frames.ts';
+import { FRAME, encodeFrame, encodeJsonFrame, STDIN_WINDOW_BYTES } from './frames.ts';
 
 const PATH = '/srv/profiles/offline.yaml';
 
@@ -102,15 +102,30 @@ describe('attach', () => {
     await read(run);
   });
 
-  it('ends with a word when the daemon stops, and the run goes on', async () => {
+  it('ends with a word when the daemon stops and the run has not ended', async () => {
     await using api = await startApi();
     const run = await attachTo(api, async ({ nextSignal }) => ({ signal: await nextSignal() }));
     const reading = read(run).catch((error: unknown) => error);
     await api.server.close();
     expect(await reading).toMatchObject({
       code: 'DAEMON_NOT_RUNNING',
-      message: 'the daemon is stopping; the run goes on',
+      message: 'the daemon is stopping',
     });
+  });
+
+  it('still brings the outcome of a run that ends while the daemon stops', async () => {
+    await using api = await startApi();
+    const run = await attachTo(api, async ({ nextSignal, print }) => {
+      const signal = await nextSignal();
+      print('last words\n');
+      return { reason: 'stopped', signal };
+    });
+    const reading = read(run);
+    const closing = api.server.close();
+    await api.service.stop(run.runId, { uid: 0, gid: 0, pid: 1 });
+    expect(await reading).toEqual({ stdout: 'last words\n', stderr: '' });
+    expect(await run.outcome).toMatchObject({ reason: 'stopped' });
+    await closing;
   });
 
   it('passes on a failure in the middle, without what is not for the client', async () => {
@@ -137,11 +152,7 @@ describe('attach', () => {
   const hostile: [string, Uint8Array, string][] = [
     ['an unknown type', Uint8Array.from([99, 0, 0, 0, 0]), 'unknown frame type 99'],
     ['a huge length', Uint8Array.from([0, 255, 255, 255, 255]), 'a frame of 4294967295 bytes'],
-    [
-      'a frame of the server',
-      encodeFrame(FRAME.outcome as FrameType, Buffer.from('{}')),
-      'may not send a frame of type 5',
-    ],
+    ['a frame of the server', encodeFrame(FRAME.outcome, Buffer.from('{}')), 'may not send a frame of type 5'],
     ['a size that is none', encodeJsonFrame(FRAME.resize, { columns: 0, rows: 1 }), 'frame resize'],
     ['a signal that is not forwarded', encodeJsonFrame(FRAME.signal, { name: 'SIGKILL' }), 'frame signal'],
     ['JSON that is none', encodeFrame(FRAME.signal, Buffer.from('{')), 'holds no JSON'],

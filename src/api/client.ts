@@ -6,7 +6,14 @@ import type { LedgerRecord } from '../core/ports/record.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { attachOver, type AttachedRun } from './attach-client.ts';
 import type { Answers } from './contract.ts';
-import { ATTACH_PROTOCOL, ENDPOINTS, JSON_TYPE, pathOf, type EndpointName } from './endpoints.ts';
+import {
+  ATTACH_PROTOCOL,
+  ENDPOINTS,
+  JSON_TYPE,
+  SOCKET_PATH_BYTES_MAX,
+  pathOf,
+  type EndpointName,
+} from './endpoints.ts';
 import { FRAME, FrameDecoder, frameJson } from './frames.ts';
 import type {
   DoctorReport,
@@ -49,7 +56,6 @@ export type Client = {
 const ANSWER_MS_MAX = 180_000;
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 const RECORD_CHARS_MAX = 4 * 1024 * 1024;
-const SOCKET_PATH_BYTES_MAX = 107;
 
 export function connectClient(options: { readonly socketPath: string }): Client {
   const { socketPath } = options;
@@ -186,7 +192,7 @@ function startRequest(options: {
   return httpRequest({
     socketPath,
     method: ENDPOINTS[name].method,
-    path: query.size === 0 ? path : `${path}?${query}`,
+    path: query.size === 0 ? path : `${path}?${query.toString()}`,
     headers: { host: 'ringfence', ...headers },
     agent: false,
     ...(call.signal === undefined ? {} : { signal: call.signal }),
@@ -229,7 +235,7 @@ async function* chunksOf(response: IncomingMessage, socketPath: string): AsyncGe
 }
 
 /** Why the daemon could not be reached, in words that say what to do. */
-export function connectionFault(error: NodeJS.ErrnoException, socketPath: string): RingfenceError {
+function connectionFault(error: NodeJS.ErrnoException, socketPath: string): RingfenceError {
   const facts = { socketPath, cause: error.code ?? error.name };
   switch (error.code) {
     case 'ENOENT':

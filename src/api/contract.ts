@@ -157,7 +157,7 @@ export type RequestOf<Name extends EndpointName> = {
 };
 
 /** Signals that an attached client may send on. SIGKILL and SIGSTOP are not among them: `kill` is its own request. */
-export const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGWINCH'] as const;
+const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGWINCH'] as const;
 
 const TERMINAL_CELLS_MAX = 65_535;
 

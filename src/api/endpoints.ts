@@ -135,7 +135,10 @@ export const ENDPOINT_NAMES = Object.keys(ENDPOINTS) as readonly EndpointName[];
 /** The protocol named in the `Upgrade` header of an attach request. */
 export const ATTACH_PROTOCOL = 'ringfence-attach/1';
 
-/** The longest profile that is ever sent or read (the same as in `profile/document.ts`, which a test compares). */
+/** sun_path has 108 bytes with its final NUL (unix(7)); a longer path would be cut to another one. */
+export const SOCKET_PATH_BYTES_MAX = 107;
+
+/** The longest profile that is ever sent or read; a test compares it with what the parser takes. */
 export const PROFILE_BYTES_MAX = 256 * 1024;
 
 export const JSON_TYPE = 'application/json';

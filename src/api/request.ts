@@ -98,7 +98,7 @@ function bodyTooLarge(): Error {
 }
 
 /** UTF-8 JSON, nested at most 16 deep: deeper than any request is, and shallower than any parser minds. */
-export function parseJson(bytes: Uint8Array): unknown {
+function parseJson(bytes: Uint8Array): unknown {
   let text: string;
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);

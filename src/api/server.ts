@@ -5,6 +5,7 @@ import type { Duplex } from 'node:stream';
 import { assertNever } from '../core/assert.ts';
 import { ERRORS, RingfenceError, fail } from '../core/errors.ts';
 import { sendChunk, serveAttach } from './attach-server.ts';
+import { LIMITS, connectionGuard, type ApiLimits, type ApiLog } from './connections.ts';
 import { ATTACH_PROTOCOL, JSON_TYPE, OUTPUT_TYPE, RECORDS_TYPE } from './endpoints.ts';
 import { FRAME, encodeJsonFrame } from './frames.ts';
 import { answerRequest, type Answer } from './handlers.ts';
@@ -32,38 +33,11 @@ export type ApiServerOptions = {
   readonly limits?: Partial<ApiLimits>;
 };
 
-/** The part of a logger that the server needs; pino's fits. */
-export type ApiLog = {
-  warn(facts: object, message: string): void;
-  error(facts: object, message: string): void;
-};
-
-export type ApiLimits = {
-  readonly connectionsMax: number;
-  /** Of one user other than root, so that root always finds one free. */
-  readonly connectionsPerUserMax: number;
-  readonly headerBytesMax: number;
-  readonly headersMax: number;
-  readonly headersTimeoutMs: number;
-  readonly requestTimeoutMs: number;
-  readonly idleTimeoutMs: number;
-};
-
 export type ApiServer = {
   /** Resolves when clients can connect. Throws DAEMON_ALREADY_RUNNING or CONFIG_INVALID. */
   listen(): Promise<void>;
   /** Tells waiting clients, lets answers finish for a moment, then closes every connection and removes the socket. */
   close(): Promise<void>;
-};
-
-const LIMITS: ApiLimits = {
-  connectionsMax: 512,
-  connectionsPerUserMax: 384,
-  headerBytesMax: 16 * 1024,
-  headersMax: 64,
-  headersTimeoutMs: 5_000,
-  requestTimeoutMs: 15_000,
-  idleTimeoutMs: 5_000,
 };
 
 const CLOSE_GRACE_MS = 2_000;
@@ -106,55 +80,6 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
   };
 }
 
-/** Knows who connects before the first byte is read, and keeps one user from taking every connection. */
-function connectionGuard(options: {
-  readonly limits: ApiLimits;
-  readonly callers: WeakMap<Duplex, Caller>;
-  readonly sockets: Set<Socket>;
-  readonly peerOf: (fd: number) => Caller;
-  readonly log: ApiLog;
-}): (socket: Socket) => void {
-  const { limits, callers, sockets, peerOf, log } = options;
-  const connectionsByUser = new Map<number, number>();
-  let refused = 0;
-  return (socket) => {
-    let caller: Caller;
-    try {
-      caller = peerOf(descriptorOf(socket));
-    } catch (error) {
-      log.warn({ err: error }, 'client without credentials refused');
-      socket.destroy();
-      return;
-    }
-    const open = connectionsByUser.get(caller.uid) ?? 0;
-    if (caller.uid !== 0 && open >= limits.connectionsPerUserMax) {
-      refused += 1;
-      // The 1st, 2nd, 4th, 8th … time: a flood of connections must not become a flood of log lines.
-      if ((refused & (refused - 1)) === 0) log.warn({ uid: caller.uid, refused }, 'too many connections of one user');
-      socket.destroy();
-      return;
-    }
-    connectionsByUser.set(caller.uid, open + 1);
-    callers.set(socket, caller);
-    sockets.add(socket);
-    socket.once('close', () => {
-      sockets.delete(socket);
-      const left = (connectionsByUser.get(caller.uid) ?? 1) - 1;
-      if (left > 0) connectionsByUser.set(caller.uid, left);
-      else connectionsByUser.delete(caller.uid);
-    });
-    // A client that vanishes is reported by `close`; without a listener the error would end the daemon.
-    socket.on('error', () => undefined);
-  };
-}
-
-/** Node.js has no public way to the descriptor of a connected socket, and the credentials hang on it. */
-function descriptorOf(socket: Socket): number {
-  const fd = (socket as unknown as { _handle?: { fd?: number } })._handle?.fd;
-  if (fd === undefined || fd < 0) throw new Error('the socket has no descriptor');
-  return fd;
-}
-
 async function serve(options: {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
@@ -193,7 +118,7 @@ async function send(options: {
       return;
     }
     case 'records':
-      return sendStream({
+      return await sendStream({
         response,
         stopping,
         type: RECORDS_TYPE,
@@ -202,7 +127,7 @@ async function send(options: {
         sendFault: (error) => writeSlowly(response, `${JSON.stringify({ error: toWireError(error) })}\n`),
       });
     case 'output':
-      return sendStream({
+      return await sendStream({
         response,
         stopping,
         type: OUTPUT_TYPE,
@@ -271,7 +196,7 @@ async function upgrade(options: {
 }
 
 function daemonStopping(): RingfenceError {
-  return fail('DAEMON_NOT_RUNNING', { detail: 'the daemon is stopping; runs go on under their limits' });
+  return fail('DAEMON_NOT_RUNNING', { detail: 'the daemon is stopping' });
 }
 
 function logFault(log: ApiLog, error: unknown, request: IncomingMessage): void {

@@ -4,9 +4,7 @@ import { connect, type Server } from 'node:net';
 import { dirname } from 'node:path';
 
 import { fail, messageOf } from '../core/errors.ts';
-
-// sun_path has 108 bytes with its final NUL (unix(7)); a longer path would be cut to another one.
-export const SOCKET_PATH_BYTES_MAX = 107;
+import { SOCKET_PATH_BYTES_MAX } from './endpoints.ts';
 
 const DIRECTORY_MODE = 0o755;
 const PROBE_MS = 1_000;

@@ -49,7 +49,7 @@ export async function attachedRun(options: {
   try {
     const ending = await Promise.race([showOutput({ context, run, tty }), left.promise]);
     if (typeof ending === 'string')
-      return await leave({ context, runId, signal: ending, stopping: interrupts.stoppedBy !== null });
+      return await sayLeft({ context, runId, signal: ending, stopping: interrupts.stoppedBy !== null });
     for (const release of releases.splice(0).toReversed()) release();
     return await conclude({ context, client, outcome: ending, stoppedBy: interrupts.stoppedBy });
   } finally {
@@ -74,7 +74,7 @@ async function showOutput(options: {
     first = false;
     await show(chunk);
   }
-  return run.outcome;
+  return await run.outcome;
 }
 
 async function conclude(options: {
@@ -90,7 +90,7 @@ async function conclude(options: {
   return stoppedBy !== null && outcome.reason === 'stopped' ? signalExitCode(stoppedBy) : exitCodeOf(outcome);
 }
 
-async function leave(options: {
+async function sayLeft(options: {
   readonly context: Context;
   readonly runId: string;
   readonly signal: string;

@@ -7,8 +7,8 @@ export function define(command: Command, invoke: Invoke): void {
   command
     .addHelpText(
       'after',
-      '\nSIGTERM and SIGINT end the daemon. Runs go on under their limits, which the kernel\n' +
-        'holds, and the next daemon on the same state directory takes them over.',
+      '\nSIGTERM and SIGINT end every run, then the daemon. What a daemon that was killed left\n' +
+        'behind stays under its limits, which the kernel holds, until the next one starts.',
     )
     .action(() => invoke(serve));
 }

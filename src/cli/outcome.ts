@@ -25,5 +25,5 @@ export async function explainEnding(outcome: Outcome, client: Client): Promise<s
 
 /** The incident may be a moment away or already gone; the line is useful without it. */
 async function incidentOf(id: string, client: Client): Promise<Incident | null> {
-  return client.incident(id).catch(() => null);
+  return await client.incident(id).catch(() => null);
 }

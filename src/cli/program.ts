@@ -24,7 +24,7 @@ export async function runProgram(options: {
     return exitCode();
   } catch (error) {
     if (!(error instanceof CommanderError)) {
-      return reportFailure({ error, terminal, json });
+      return await reportFailure({ error, terminal, json });
     }
     if (error.exitCode === 0) return 0;
     if (json) printFailure(terminal, fail('REQUEST_INVALID', { detail: error.message.replace(/^error: /, '') }));

@@ -47,7 +47,7 @@ async function run(
   const client = await context.client();
   const launched = await launch({ context, client, request });
   if (launched.kind === 'interrupted') return signalExitCode(launched.signal);
-  if (attach) return attachedRun({ context, client, runId: launched.run.runId, tty: request.tty });
+  if (attach) return await attachedRun({ context, client, runId: launched.run.runId, tty: request.tty });
   await context.answer({ json: launched.run, text: () => launched.run.runId });
   return 0;
 }

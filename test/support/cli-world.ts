@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import type { Incident } from '../../src/api/service.ts';
@@ -117,6 +117,7 @@ export async function buildWorld(service: FakeService, directory: string): Promi
   await writeFile(join(folder, 'large.yaml'), `# ${'x'.repeat(10_000_000)}\n`);
   await writeFile(join(folder, 'latin1.yaml'), Buffer.from([0x6e, 0xe9, 0x0a]));
   await writeFile(join(folder, 'half.yaml'), profileText('half').slice(0, 150));
+  await writeConfigs(directory);
   refuse(service, folder);
   addRuns(service);
   service.quarantined.add('spinner');
@@ -136,6 +137,20 @@ export async function buildWorld(service: FakeService, directory: string): Promi
     ],
   };
   service.removed = ['network rf-000000000009', 'cgroup /ringfence/r000000000009'];
+}
+
+/** Configurations that a daemon must not start with. */
+async function writeConfigs(directory: string): Promise<void> {
+  const write = async (name: string, text: string, mode: number) => {
+    await writeFile(join(directory, name), text);
+    await chmod(join(directory, name), mode);
+  };
+  await write('open.yaml', 'runsMax: 4\n', 0o666);
+  await write('unknown.yaml', 'runsMux: 4\n', 0o600);
+  await write('broken.yaml', 'runsMax: [4\n', 0o600);
+  await write('key', `whsec_${'A'.repeat(32)}\n`, 0o644);
+  const sink = `{ type: webhook, url: "https://alerts.example.com", secretFiles: [${join(directory, 'key')}] }`;
+  await write('leaky.yaml', `sinks:\n  ops: ${sink}\n`, 0o600);
 }
 
 function refuse(service: FakeService, folder: string): void {

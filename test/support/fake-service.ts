@@ -117,7 +117,7 @@ export class FakeService implements Service {
     if (outcome !== null) return outcome;
     const left = Promise.withResolvers<never>();
     signal.addEventListener('abort', () => left.reject(signal.reason as Error), { once: true });
-    return Promise.race([this.outcomeOf(runId).promise, left.promise]);
+    return await Promise.race([this.outcomeOf(runId).promise, left.promise]);
   }
 
   async stop(run: string, caller: Caller): Promise<void> {
@@ -283,7 +283,7 @@ class FakeRun {
 }
 
 /** Values in order, for one reader; ends when it is closed and empty. */
-export class Queue<Value> implements AsyncIterable<Value> {
+class Queue<Value> implements AsyncIterable<Value> {
   private readonly values: { readonly value: Value; readonly taken: () => void }[] = [];
   private closed = false;
   private wake: (() => void) | null = null;
