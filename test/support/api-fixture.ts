@@ -38,7 +38,12 @@ export async function startApi(options: Partial<ApiServerOptions> = {}): Promise
     },
     ...options,
   });
-  await server.listen();
+  try {
+    await server.listen();
+  } catch (error) {
+    await rm(directory, { recursive: true });
+    throw error;
+  }
   return {
     service,
     server,
