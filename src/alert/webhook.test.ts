@@ -96,7 +96,10 @@ describe('answers', () => {
         const chunk = Buffer.alloc(64 * 1024, 'x');
         response.writeHead(status, { 'content-length': String(2 ** 30) });
         const more = (): void => {
-          while (!response.destroyed && response.write(chunk)) sentBytes += chunk.length;
+          while (!response.destroyed) {
+            sentBytes += chunk.length;
+            if (!response.write(chunk)) return;
+          }
         };
         response.on('drain', more);
         more();
@@ -124,7 +127,9 @@ describe('answers', () => {
         response.on('close', () => clearInterval(timer));
       });
       const delivery = await send(sinkAt(dripping.url), { attemptMsMax: 200 });
-      expect(delivery).toMatchObject(status === 200 ? { kind: 'delivered' } : { message: /^answered 500/ });
+      expect(delivery).toMatchObject(
+        status === 200 ? { kind: 'delivered' } : { message: expect.stringMatching(/^answered 500/) },
+      );
       await dripping.close();
     }
   });
@@ -132,7 +137,10 @@ describe('answers', () => {
   test('says that nobody is there', async () => {
     const receiver = await startReceiver(() => {});
     await receiver.close();
-    expect(await send(sinkAt(receiver.url))).toMatchObject({ kind: 'failed', message: /ECONNREFUSED/ });
+    expect(await send(sinkAt(receiver.url))).toMatchObject({
+      kind: 'failed',
+      message: expect.stringMatching(/ECONNREFUSED/),
+    });
   });
 
   test('ends at once when it is aborted', async () => {
@@ -167,7 +175,7 @@ describe('where a sink may be', () => {
     test(`not at: ${title}`, async () => {
       const resolve = async () => addresses.map((address) => ({ address, family: 4 as const }));
       const delivery = await send(sink, { resolve, attemptMsMax: 500 });
-      expect(delivery).toMatchObject({ kind: 'failed', message: why });
+      expect(delivery).toMatchObject({ kind: 'failed', message: expect.stringMatching(why) });
     });
   }
 
@@ -238,8 +246,14 @@ describe('https', () => {
       const wrong = sinkAt(`https://other.example:${port}/`);
       expect(await send(right, { resolve, ca })).toEqual({ kind: 'delivered', status: 200 });
       expect(names).toEqual(['sink.example']);
-      expect(await send(wrong, { resolve, ca })).toMatchObject({ kind: 'failed', message: /other\.example/ });
-      expect(await send(right, { resolve })).toMatchObject({ kind: 'failed', message: /self-signed|certificate/ });
+      expect(await send(wrong, { resolve, ca })).toMatchObject({
+        kind: 'failed',
+        message: expect.stringMatching(/other\.example/),
+      });
+      expect(await send(right, { resolve })).toMatchObject({
+        kind: 'failed',
+        message: expect.stringMatching(/self-signed|certificate/),
+      });
       server.closeAllConnections();
       await new Promise((resolve_) => server.close(resolve_));
     });

@@ -29,8 +29,8 @@ export function explainOutcome(
   };
 }
 
-/** For `why INCIDENT`, also when the run itself is no longer known. */
-export function explainIncident(incident: Incident): Explanation {
+/** A breach is told from its incident, which holds more than the outcome does. */
+function explainIncident(incident: Incident): Explanation {
   const { evidence, action } = incident;
   const denials = evidence.lastDenials.filter((denial) => denial !== null);
   const left = action.survivors === 0 ? 'no process left' : `${action.survivors} processes still there`;
