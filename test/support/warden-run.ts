@@ -145,7 +145,8 @@ export async function launch(
   await fixture.warden.watch(run.plan(options.plan));
   const startedAtBootMs = bootTimeMs();
   const child = run.shell(options.script);
-  await until('the shell is in its cgroup', () => run.pids().includes(child.pid) || child.exitCode !== null, {
+  const isOver = (): boolean => child.exitCode !== null || child.signalCode !== null;
+  await until('the shell is in its cgroup', () => run.pids().includes(child.pid) || isOver(), {
     deadlineMs: DEADLINE_MS,
   });
   fixture.warden.send({ kind: 'started', runId: run.runId, pid: child.pid, leafPaths: run.leafPaths, startedAtBootMs });
