@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { command, lab, type CommandOptions, type CommandResult } from './lab.ts';
 import { until } from './until.ts';
 
@@ -9,7 +10,7 @@ const STOP_MS_MAX = 30_000;
 const LOG_TAIL_CHARACTERS = 4_000;
 
 /** The program under test: the build, or the sources themselves when RINGFENCE_FROM_SOURCE is set. */
-const MAIN = process.env['RINGFENCE_FROM_SOURCE'] ? `${lab.checkout}/src/main.ts` : `${lab.checkout}/dist/main.js`;
+const MAIN = join(import.meta.dirname, '../..', process.env['RINGFENCE_FROM_SOURCE'] ? 'src/main.ts' : 'dist/main.js');
 
 export type DaemonOptions = {
   /** Merged over the defaults, key by key at the top level. */
@@ -46,10 +47,7 @@ export type TestDaemon = AsyncDisposable & {
 };
 
 export async function startDaemon(options: DaemonOptions = {}): Promise<TestDaemon> {
-  const folder = mkdtempSync(`${lab.scratch}/daemon-`);
-  // A socket's path may hold 107 bytes, so it lies in the lab's short folder.
-  const sockets = mkdtempSync(`${lab.runtime}/d-`);
-  const paths = { folder, sockets, ...writeConfig({ folder, sockets, options }) };
+  const paths = layOutDaemon(options);
   let child = launch(paths, options);
 
   const running = (): boolean => child.exitCode === null && child.signalCode === null;
@@ -69,8 +67,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<TestDaem
   };
   const close = async (): Promise<void> => {
     await end('SIGTERM');
-    rmSync(folder, { recursive: true, force: true });
-    rmSync(sockets, { recursive: true, force: true });
+    paths.remove();
   };
 
   try {
@@ -81,7 +78,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<TestDaem
     throw explained;
   }
   return {
-    folder,
+    folder: paths.folder,
     config: paths.config,
     state: paths.state,
     socket: paths.socket,
@@ -109,22 +106,36 @@ export async function cli(args: readonly string[], options: CommandOptions = {})
   return await command(process.execPath, [MAIN, ...args], options);
 }
 
-type Paths = { readonly config: string; readonly state: string; readonly socket: string; readonly log: string };
-
-function writeConfig(input: {
+export type DaemonPaths = {
   readonly folder: string;
   readonly sockets: string;
-  readonly options: DaemonOptions;
-}): Paths {
-  const paths = {
-    config: `${input.folder}/config.yaml`,
-    state: `${input.folder}/state`,
-    socket: `${input.sockets}/daemon.sock`,
-    log: `${input.folder}/daemon.log`,
+  readonly config: string;
+  readonly state: string;
+  readonly socket: string;
+  readonly log: string;
+  remove(): void;
+};
+
+/** Makes the folders and the configuration of a daemon, for those who start it in a way of their own. */
+export function layOutDaemon(options: DaemonOptions): DaemonPaths {
+  const folder = mkdtempSync(`${lab.scratch}/daemon-`);
+  // A socket's path may hold 107 bytes, so it lies in the lab's short folder.
+  const sockets = mkdtempSync(`${lab.runtime}/d-`);
+  const paths: DaemonPaths = {
+    folder,
+    sockets,
+    config: `${folder}/config.yaml`,
+    state: `${folder}/state`,
+    socket: `${sockets}/daemon.sock`,
+    log: `${folder}/daemon.log`,
+    remove: () => {
+      rmSync(folder, { recursive: true, force: true });
+      rmSync(sockets, { recursive: true, force: true });
+    },
   };
   mkdirSync(paths.state, { mode: 0o700 });
-  const sinks = Object.entries(input.options.sinks ?? {}).map(([name, sink]) => {
-    const secretFile = `${input.folder}/${name}.secret`;
+  const sinks = Object.entries(options.sinks ?? {}).map(([name, sink]) => {
+    const secretFile = `${folder}/${name}.secret`;
     writeFileSync(secretFile, `${sink.secret}\n`, { mode: 0o600 });
     return [name, { type: 'webhook', url: sink.url, secretFiles: [secretFile], allowPrivate: true }];
   });
@@ -134,7 +145,7 @@ function writeConfig(input: {
     fence: { pool: '10.213.0.0/16' },
     socket: { mode: '0660', group: 'root' },
     sinks: Object.fromEntries(sinks),
-    ...input.options.config,
+    ...options.config,
   };
   // JSON is YAML too.
   writeFileSync(paths.config, JSON.stringify(config, null, 2));
@@ -142,7 +153,7 @@ function writeConfig(input: {
   return paths;
 }
 
-function launch(paths: Paths, options: DaemonOptions): ChildProcess {
+function launch(paths: DaemonPaths, options: DaemonOptions): ChildProcess {
   const log = openSync(paths.log, 'a');
   const args = ['daemon', '--config', paths.config, '--state', paths.state, '--socket', paths.socket];
   const child = spawn(process.execPath, [MAIN, ...args], {
@@ -153,7 +164,7 @@ function launch(paths: Paths, options: DaemonOptions): ChildProcess {
   return child;
 }
 
-async function untilReady(paths: Paths, child: ChildProcess): Promise<void> {
+async function untilReady(paths: DaemonPaths, child: ChildProcess): Promise<void> {
   await until(
     'the daemon answers on its socket',
     async () => {
