@@ -28,7 +28,7 @@ export type Secret = { readonly fileName: string; readonly value: Uint8Array };
 
 /** All secrets, or SECRET_UNREADABLE for the first that cannot be read safely. Values are in no error. */
 export async function readSecrets(grants: readonly SecretGrant[], reader: SecretReader): Promise<readonly Secret[]> {
-  return Promise.all(
+  return await Promise.all(
     grants.map(async (grant) => ({
       fileName: secretFileName(grant.env),
       value: await readSecret(grant, reader),

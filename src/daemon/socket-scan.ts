@@ -21,7 +21,7 @@ export async function findSocket(options: {
 }): Promise<string | null> {
   const listening = await listeningInside(options);
   if (listening !== null) return `it holds the listening socket ${printable(listening)}`;
-  return walk(options.folder);
+  return await walk(options.folder);
 }
 
 /** The kernel's own list: finds what listens without a walk, also by the paths of other mounts. */

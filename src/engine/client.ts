@@ -108,8 +108,8 @@ export function createEngineClient(socketPath: string): EngineClient {
 
   return {
     apiVersion,
-    call: async (call) => sendRepeatably(call, await apiVersion()),
-    open: async (stream) => open({ socketPath, stream, version: await apiVersion() }),
+    call: async (call) => await sendRepeatably(call, await apiVersion()),
+    open: async (stream) => await open({ socketPath, stream, version: await apiVersion() }),
     close: () => agent.destroy(),
   };
 }
@@ -132,8 +132,8 @@ async function negotiate(send: (call: EngineCall, version: null) => Promise<unkn
     ApiVersion?: unknown;
     MinAPIVersion?: unknown;
   };
-  const newest = String(answer.ApiVersion ?? '');
-  const oldest = String(answer.MinAPIVersion ?? '1.12');
+  const newest = typeof answer.ApiVersion === 'string' ? answer.ApiVersion : '';
+  const oldest = typeof answer.MinAPIVersion === 'string' ? answer.MinAPIVersion : '1.12';
   if (!/^\d+\.\d+$/.test(newest)) {
     throw fail('ENGINE_FAILED', { detail: 'what answers on the engine’s socket is not a container engine' });
   }
@@ -174,7 +174,7 @@ async function open(options: {
   outgoing.on('error', (error) => reject(callError(error, { call, timeoutMs: CALL_MS })));
   outgoing.on('upgrade', (_response, socket, head) => {
     if (head.length > 0) socket.unshift(head);
-    resolve({ kind: 'upgraded', socket: socket as Socket });
+    resolve({ kind: 'upgraded', socket });
   });
   outgoing.on('response', (response) => {
     if (response.statusCode === 200) resolve({ kind: 'response', response });

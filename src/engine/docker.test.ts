@@ -159,7 +159,7 @@ describe('a call', () => {
   it('refuses an engine that is too old, and what is no engine', async () => {
     server.removeAllListeners('request');
     let version: unknown = { ApiVersion: '1.40', MinAPIVersion: '1.12' };
-    server.on('request', (_request, response) => json(response as ServerResponse, 200, version));
+    server.on('request', (_request, response) => json(response, 200, version));
     await expect(engine.facts()).rejects.toThrow(/speaks API 1\.12 to 1\.40; this version needs/);
     version = { hello: 'world' };
     await expect(engine.facts()).rejects.toThrow(/not a container engine/);

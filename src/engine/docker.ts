@@ -62,7 +62,7 @@ export function createDockerEngine(options: { readonly host: string }): DockerEn
   }
 
   async function inspectRaw(id: string): Promise<unknown> {
-    return client.call({ method: 'GET', path: `${containerPath(id)}/json`, repeatable: true });
+    return await client.call({ method: 'GET', path: `${containerPath(id)}/json`, repeatable: true });
   }
 
   return {
@@ -86,7 +86,7 @@ export function createDockerEngine(options: { readonly host: string }): DockerEn
       return answers.filter((answer) => answer !== null).map(networkFacts);
     },
     listSubnets: async () => list(await client.call(listing('/networks', {}))).flatMap(subnetsOf),
-    createContainer: async (plan) => createContainer(client, { plan, engine: factsKnown ?? (await facts()) }),
+    createContainer: async (plan) => await createContainer(client, { plan, engine: factsKnown ?? (await facts()) }),
     startContainer: async (id) => {
       started.add(id);
       try {
@@ -159,7 +159,7 @@ function unless(...statuses: readonly number[]): (error: unknown) => void {
 }
 
 async function ignoreGone<T>(pending: Promise<T>): Promise<T | null> {
-  return pending.catch((error: unknown) => {
+  return await pending.catch((error: unknown) => {
     if (statusOf(error) === 404) return null;
     throw error;
   });
@@ -282,14 +282,15 @@ async function removeContainer(client: EngineClient, id: string): Promise<void> 
     repeatable: true,
   };
   const deadlineMs = performance.now() + REMOVAL_MS;
-  let failure: unknown = null;
-  await client.call(call).catch((error: unknown) => {
+  try {
+    await client.call(call);
+    return;
+  } catch (error) {
     if (statusOf(error) === 404) return;
     if (statusOf(error) !== 409) throw error;
-    failure = error;
-  });
-  while (failure !== null && (await ignoreGone(inspectByName(client, id))) !== null) {
-    if (performance.now() > deadlineMs) throw failure;
-    await delay(REMOVAL_POLL_MS);
+    while ((await ignoreGone(inspectByName(client, id))) !== null) {
+      if (performance.now() > deadlineMs) throw error;
+      await delay(REMOVAL_POLL_MS);
+    }
   }
 }

@@ -56,7 +56,7 @@ export function statusOf(error: unknown): number | null {
 /** A start that failed because of the command gets the exit code that a shell would give. */
 export function startError(error: unknown): unknown {
   if (!(error instanceof RingfenceError) || statusOf(error) === null) return error;
-  const said = String(error.facts['said'] ?? '');
+  const said = typeof error.facts['said'] === 'string' ? error.facts['said'] : '';
   const exitCode = exitCodeIn(said);
   if (exitCode === null) return error;
   return fail('ENGINE_FAILED', { ...error.facts, detail: error.message, exitCode }, { cause: error });

@@ -5,7 +5,7 @@ export type FakeProcess = {
   readonly args: readonly string[];
   readonly stdin: Readable;
   readonly signalled: Promise<string>;
-  write(stream: 'stdout' | 'stderr', text: string): void;
+  readonly write: (stream: 'stdout' | 'stderr', text: string) => void;
 };
 
 export type FakeProgram = (process: FakeProcess) => Promise<number>;
@@ -15,8 +15,8 @@ const EXIT_BY_SIGTERM = 143;
 
 /** `exit CODE`, `print OUT ERR`, `wait`, and `copy` (standard input to standard output) are always there. */
 const BUILT_IN: Readonly<Record<string, FakeProgram>> = {
-  exit: async ({ args }) => Promise.resolve(Number(args[0] ?? 0)),
-  print: async ({ args, write }) => {
+  exit: ({ args }) => Promise.resolve(Number(args[0] ?? 0)),
+  print: ({ args, write }) => {
     write('stdout', args[0] ?? '');
     write('stderr', args[1] ?? '');
     return Promise.resolve(0);

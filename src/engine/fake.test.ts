@@ -3,7 +3,7 @@ import { engineConformance } from '../../test/support/conformance-engine.ts';
 import { plansOf } from '../../test/support/launch-fixtures.ts';
 import { createFakeEngine } from './fake.ts';
 
-engineConformance('the fake', async () => {
+engineConformance('the fake', () => {
   const fake = createFakeEngine();
   fake.addImage('ringfence/agent-shell:local');
   return Promise.resolve({
@@ -60,7 +60,7 @@ describe('the fake engine’s faults', () => {
 
   it('runs a program that was added, and shows what somebody changed', async () => {
     const { fake, plan } = await planned();
-    fake.addProgram('wait', async ({ write }) => {
+    fake.addProgram('wait', ({ write }) => {
       write('stdout', 'mine');
       return Promise.resolve(5);
     });

@@ -4,7 +4,7 @@ import { engineConformance } from '../support/conformance-engine.ts';
 
 const SHELL_IMAGE = 'ringfence/agent-shell:local';
 
-engineConformance('Docker', async () => {
+engineConformance('Docker', () => {
   const engine = createDockerEngine({ host: process.env['DOCKER_HOST'] ?? 'unset' });
   const shell = (script: string): readonly string[] => ['/bin/sh', '-c', script];
   return Promise.resolve({

@@ -60,7 +60,7 @@ export function engineConformance(name: string, open: () => Promise<EngineUnderT
       made.networks.push(planned.network.name);
       await under.engine.createNetwork(planned.network);
       made.containers.push(planned.container.name);
-      return under.engine.createContainer(planned.container);
+      return await under.engine.createContainer(planned.container);
     }
 
     async function launched(...args: Parameters<typeof plans>): Promise<string> {
@@ -110,13 +110,15 @@ export function engineConformance(name: string, open: () => Promise<EngineUnderT
       made.networks.push(network.name);
       const id = await under.engine.createNetwork(network);
       await expect(under.engine.createNetwork(network)).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
-      const { name, bridge, subnet, labels } = network;
+      const { bridge, subnet, labels } = network;
       const listed = await under.engine.listNetworks(LABEL_RUN);
-      expect(listed.filter((each) => each.id === id)).toEqual([{ id, name, bridge, subnet, labels, containerIds: [] }]);
+      expect(listed.filter((each) => each.id === id)).toEqual([
+        { id, name: network.name, bridge, subnet, labels, containerIds: [] },
+      ]);
       expect(await under.engine.listSubnets()).toContain(subnet);
       await under.engine.removeNetwork(id);
       await under.engine.removeNetwork(id);
-      await under.engine.removeNetwork(name);
+      await under.engine.removeNetwork(network.name);
       expect(await under.engine.listSubnets()).not.toContain(subnet);
     });
 
@@ -130,7 +132,8 @@ export function engineConformance(name: string, open: () => Promise<EngineUnderT
       expect(running.state).toBe('running');
       expect(running.pid).toBeGreaterThan(0);
       const listed = await under.engine.listContainers(`${LABEL_RUN}=${planned.container.labels[LABEL_RUN] ?? ''}`);
-      expect(listed).toEqual([
+      // The labels of the image are there too.
+      expect(listed).toMatchObject([
         { id, name: planned.container.name, state: 'running', labels: planned.container.labels },
       ]);
       await under.engine.signalContainer(id, 'SIGTERM');
@@ -272,5 +275,5 @@ async function textOf(source: AsyncIterable<unknown>): Promise<string> {
 async function withDeadline<T>(pending: Promise<T>): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Error('the deadline has passed')), FACT_MS_MAX);
-  return Promise.race([pending, promise]).finally(() => clearTimeout(timer));
+  return await Promise.race([pending, promise]).finally(() => clearTimeout(timer));
 }
