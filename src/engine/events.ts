@@ -131,7 +131,7 @@ function actorOf(root: Readonly<Record<string, unknown>>): { id: string; attribu
 }
 
 /** One line of the engine's feed as an event of ours, or null for what does not concern us. */
-export function mapEvent(root: Readonly<Record<string, unknown>>): EngineEvent | null {
+function mapEvent(root: Readonly<Record<string, unknown>>): EngineEvent | null {
   const { id, attributes } = actorOf(root);
   const action = text(root['Action']).split(':')[0] ?? '';
   if (root['Type'] === 'network') {

@@ -11,11 +11,11 @@ import type { LaunchFacts } from './launch-problems.ts';
  * exists; `planContainer` is then total.
  */
 export const LABEL_RUN = 'ringfence.run';
-export const LABEL_PROFILE = 'ringfence.profile';
-export const LABEL_DIGEST = 'ringfence.digest';
-export const LABEL_VERSION = 'ringfence.version';
+const LABEL_PROFILE = 'ringfence.profile';
+const LABEL_DIGEST = 'ringfence.digest';
+const LABEL_VERSION = 'ringfence.version';
 /** Labels of the caller get this prefix: without it they could speak to other tools on the host, or for us. */
-export const LABEL_CALLER_PREFIX = 'ringfence.label.';
+const LABEL_CALLER_PREFIX = 'ringfence.label.';
 
 const SHARED_MEMORY_BYTES_MAX = 64 * 2 ** 20;
 const LOG_BYTES_MAX = 32 * 2 ** 20;
@@ -94,7 +94,7 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
   };
 }
 
-export function networkName(runId: string): string {
+function networkName(runId: string): string {
   return `ringfence-${runId}`;
 }
 
