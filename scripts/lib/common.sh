@@ -35,8 +35,12 @@ step() {
   shift
   mkdir -p "$lab_cache/log"
   log=$(mktemp "$lab_cache/log/step.XXXXXX")
+  # A process group of its own, so that an interrupt ends all of it.
+  set -m
   "$@" >"$log" 2>&1 </dev/null &
   pid=$!
+  set +m
+  trap 'kill -TERM -- "-$pid" 2>/dev/null; exit 130' INT TERM
   while kill -0 "$pid" 2>/dev/null; do
     elapsed=$((SECONDS - started))
     if [[ -t 2 ]]; then
@@ -48,6 +52,7 @@ step() {
     sleep 0.1
   done
   wait "$pid" || status=$?
+  trap 'exit 130' INT TERM
   elapsed=$((SECONDS - started))
   [[ ! -t 2 ]] || printf '\r\033[K' >&2
   if ((status == 0)); then
@@ -58,6 +63,17 @@ step() {
   say "  $label: FAILED after $elapsed s (exit $status). The end of its output:"
   tail -n 40 "$log" | sed 's/^/    /' >&2
   rm -f "$log"
+  return "$status"
+}
+
+# interruptible COMMAND…: bash runs no trap while it waits for a command in the foreground, so this one is awaited.
+interruptible() {
+  local pid status=0
+  "$@" </dev/null &
+  pid=$!
+  trap 'kill -TERM "$pid" 2>/dev/null; exit 130' INT TERM
+  wait "$pid" || status=$?
+  trap 'exit 130' INT TERM
   return "$status"
 }
 
