@@ -17,6 +17,11 @@ export function createTraffic(options: {
   readonly ipset: Pick<Ipset, 'counters'>;
   readonly egressSet: string;
   readonly ingressSet: string;
+  /**
+   * True when these numbers are only reported, because the kernel holds the budget: then a set that is being made anew
+   * leaves them as they were. False: what cannot be read is thrown.
+   */
+  readonly onlyReported: boolean;
 }): Traffic {
   let readAtMs = Number.NEGATIVE_INFINITY;
   const byAddress = new Map<string, RunTraffic>();
@@ -33,7 +38,11 @@ export function createTraffic(options: {
     of: (address, nowMs) => {
       if (nowMs - readAtMs >= READ_EVERY_MS) {
         readAtMs = nowMs;
-        refresh();
+        try {
+          refresh();
+        } catch (error) {
+          if (!options.onlyReported) throw error;
+        }
       }
       return byAddress.get(address) ?? NONE;
     },

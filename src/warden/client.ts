@@ -25,9 +25,9 @@ export type WardenClient = Warden & {
 
 export type WardenOptions = WardenConfig & {
   /** Every report but `ready`, in order. Must not throw. */
-  onReport(report: WardenReport): void;
+  readonly onReport: (report: WardenReport) => void;
   /** The process ended although `stop` was not called: nobody holds the runs now. */
-  onLost(detail: string): void;
+  readonly onLost: (detail: string) => void;
 };
 
 const READY_MS_MAX = 10_000;

@@ -61,9 +61,10 @@ export function parseFenceDenial(line: string): FenceDenial | null {
   } catch {
     return null;
   }
-  if (!isObject(value) || !isObject(value['denial'])) return null;
-  const { address, suppressed, denial } = value as Readonly<Record<string, unknown>>;
-  const { kind, at, destination, port, protocol, rule, explanation } = denial as Readonly<Record<string, unknown>>;
+  if (!isObject(value)) return null;
+  const { address, suppressed, denial } = value;
+  if (!isObject(denial)) return null;
+  const { kind, at, destination, port, protocol, rule, explanation } = denial;
   if (typeof address !== 'string' || typeof suppressed !== 'number' || typeof at !== 'string') return null;
   if (kind !== 'packet' && kind !== 'name' && kind !== 'spoof' && kind !== 'budget') return null;
   if (port !== null && !isPort(port)) return null;

@@ -7,7 +7,7 @@ import { POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI } from '../kernel/libc.ts';
 import type { PollEntry } from '../kernel/libc.ts';
 import type { Nflog, NflogPacket } from '../kernel/nflog.ts';
 import type { MeterEvent } from '../meter/meter.ts';
-import type { RunTraffic } from '../meter/traffic.ts';
+import type { RunTraffic, Traffic } from '../meter/traffic.ts';
 import { FEED } from './afterlife.ts';
 import type { Afterlife } from './afterlife.ts';
 import { denialOfPacket, parseFenceDenial } from './denials.ts';
@@ -28,7 +28,7 @@ export type WardenLoop = {
   readonly feed: Nflog | null;
   readonly ipset: Ipset | null;
   readonly silenceSet: string | null;
-  readonly traffic: ((address: string, nowMs: number) => RunTraffic) | null;
+  readonly traffic: Traffic | null;
   readonly egressHeldByKernel: boolean;
   readonly cpusOnline: number;
   readonly afterlife: Afterlife;
@@ -84,7 +84,7 @@ class Loop {
       now: bootTimeMs,
       report: (report) => this.report(report),
       silence: (plan) => this.silence(plan),
-      traffic: (address, nowMs) => options.traffic?.(address, nowMs) ?? NO_TRAFFIC,
+      traffic: (address, nowMs) => options.traffic?.of(address, nowMs) ?? NO_TRAFFIC,
       descriptorsChanged: () => {
         this.tableStale = true;
       },

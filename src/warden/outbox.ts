@@ -39,13 +39,15 @@ export function createOutbox(fd: number): Outbox {
     return true;
   };
 
+  const isFull = (): boolean => bytesWaiting > QUEUE_BYTES_MAX;
+
   return {
     push: (report) => {
       const complete = withDropped(report, droppedDenials);
       const bytes = Buffer.from(`${JSON.stringify(complete)}\n`);
       queue.push({ report: complete, bytes });
       bytesWaiting += bytes.length;
-      while (bytesWaiting > QUEUE_BYTES_MAX && dropOldest());
+      while (isFull() && dropOldest());
     },
     flush: () => {
       let done = 0;

@@ -2,14 +2,17 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { messageOf } from '../core/errors.ts';
 import { openIpset } from '../kernel/ipset.ts';
+import type { Ipset } from '../kernel/ipset.ts';
 import { bootTimeMs, pollDescriptors } from '../kernel/libc.ts';
 import { openNflog } from '../kernel/nflog.ts';
 import type { Nflog } from '../kernel/nflog.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
 import { createTraffic } from '../meter/traffic.ts';
+import type { Traffic } from '../meter/traffic.ts';
 import { FEED, openAfterlife } from './afterlife.ts';
 import type { Afterlife } from './afterlife.ts';
 import { DENIED_NAMES_FD, parseWardenConfig, REQUESTS_FD } from './config.ts';
+import type { WardenConfig } from './config.ts';
 import { runWardenLoop } from './loop.ts';
 
 /**
@@ -29,12 +32,9 @@ function main(): void {
   protectFromOom();
   const afterlife = openAfterlife(config.directory);
   const feed = config.nflogGroup === null ? null : openFeed(config.nflogGroup, afterlife);
-  const needsIpset = config.silenceSet !== null || config.trafficSets !== null;
-  const ipset = needsIpset ? openIpset() : null;
-  const traffic =
-    ipset === null || config.trafficSets === null
-      ? null
-      : createTraffic({ ipset, egressSet: config.trafficSets.egress, ingressSet: config.trafficSets.ingress });
+  const egressHeldByKernel = config.egressHeldByKernel && feed !== null;
+  const ipset = config.silenceSet !== null || config.trafficSets !== null ? openIpset() : null;
+  const traffic = ipset === null ? null : openTraffic(config, { ipset, onlyReported: egressHeldByKernel });
   runWardenLoop({
     requestsFd: REQUESTS_FD,
     deniedNamesFd: DENIED_NAMES_FD,
@@ -42,8 +42,8 @@ function main(): void {
     feed,
     ipset,
     silenceSet: config.silenceSet,
-    traffic: traffic === null ? null : (address, nowMs) => traffic.of(address, nowMs),
-    egressHeldByKernel: config.egressHeldByKernel && feed !== null,
+    traffic,
+    egressHeldByKernel,
     cpusOnline: Math.max(1, cpus().length),
     afterlife,
   });
@@ -64,6 +64,15 @@ function openFeed(group: number, afterlife: Afterlife): Nflog | null {
     }
     pollDescriptors([], FEED_TRY_MS);
   }
+}
+
+function openTraffic(
+  config: WardenConfig,
+  options: { readonly ipset: Ipset; readonly onlyReported: boolean },
+): Traffic | null {
+  if (config.trafficSets === null) return null;
+  const { egress: egressSet, ingress: ingressSet } = config.trafficSets;
+  return createTraffic({ ...options, egressSet, ingressSet });
 }
 
 function protectFromOom(): void {
