@@ -137,7 +137,6 @@ class HostFence implements Fence {
   }
 
   // The port is asynchronous because other fences may have to ask; the kernel answers this one at once.
-  // oxlint-disable-next-line require-await
   async counters(runId: string): ReturnType<Fence['counters']> {
     const lease = this.#pool.lease(runId);
     if (lease === null)

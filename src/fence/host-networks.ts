@@ -31,7 +31,7 @@ export function parseRoutes(text: string): HostNetwork[] {
   for (const line of text.split('\n').slice(1)) {
     const [owner, destination, , , , , , mask] = line.split('\t');
     if (owner === undefined || destination === undefined || mask === undefined) continue;
-    const prefixLength = [...swapped(mask).toString(2)].filter((bit) => bit === '1').length;
+    const prefixLength = swapped(mask).toString(2).replaceAll('0', '').length;
     if (prefixLength > 0) networks.push({ owner, network: swapped(destination), prefixLength });
   }
   return networks;

@@ -1,3 +1,4 @@
+import { assertNever } from '../core/assert.ts';
 import { FENCE_BUDGET_BASE, FENCE_PREFIXES, FENCE_SETS } from '../core/fence-names.ts';
 import { FENCE_BRIDGE_PREFIX } from '../core/fence-names.ts';
 
@@ -82,6 +83,8 @@ function rulesOfPiece(piece: RulePiece, options: RuleOptions): readonly TableRul
       return [comfortRules(options)];
     case 'six':
       return sixRules(options);
+    default:
+      return assertNever(piece);
   }
 }
 

@@ -1,3 +1,4 @@
+import { assertNever } from '../core/assert.ts';
 import { FENCE_BUDGET_BASE, FENCE_SETS } from '../core/fence-names.ts';
 import { fail } from '../core/errors.ts';
 import type { FenceCounters, FenceGrant, FenceLease } from '../core/ports/fence.ts';
@@ -148,6 +149,8 @@ function sourceOf(entry: IpsetEntry): string | null {
       return entry.source;
     case 'net,iface':
       return null;
+    default:
+      return assertNever(entry);
   }
 }
 

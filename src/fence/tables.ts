@@ -38,7 +38,7 @@ export async function applyTable(rules: TableRules): Promise<SavedTable> {
   ];
   await runTool(toolOf(rules.family, '-restore'), [...WAIT, '--noflush'], batch.join('\n'));
   for (const jump of rules.jumps.filter(({ anywhere }) => anywhere)) await applyComfortJump(rules, jump);
-  return saveTable(rules.family, rules.table);
+  return await saveTable(rules.family, rules.table);
 }
 
 /** Nothing when ours already stand at the top, in order; otherwise each copy out and one of each in, at one stroke. */

@@ -28,7 +28,7 @@ export class NameCache {
     const known = this.peek(name);
     if (known !== null) return known;
     const waiting = this.#waiting.get(name);
-    if (waiting !== undefined) return waiting;
+    if (waiting !== undefined) return await waiting;
     const asked = this.#ask(name);
     this.#waiting.set(name, asked);
     try {

@@ -1,3 +1,4 @@
+import { assertNever } from '../core/assert.ts';
 import { printable } from '../core/text.ts';
 import { isNever } from '../policy/egress.ts';
 import type { EgressRules } from '../policy/egress.ts';
@@ -135,7 +136,9 @@ export function createGate(parts: GateParts): Gate {
         if (decision.counts) refuse(run, decision.refusal);
         return refusedReply(decision.rcode, decision.refusal);
       case 'resolve':
-        return resolve(run, decision);
+        return await resolve(run, decision);
+      default:
+        return assertNever(decision);
     }
   };
 

@@ -70,7 +70,7 @@ async function askUpstreams(options: {
 async function askOne(name: string, upstream: Upstream, leftMs: number): Promise<RcodePacket | null> {
   const datagram = await askByUdp(name, upstream, Math.min(UDP_ATTEMPT_MS, leftMs));
   if (datagram === null || ((datagram.flags ?? 0) & FLAG_TRUNCATED) === 0) return datagram;
-  return askByTcp(name, upstream, Math.min(TCP_ATTEMPT_MS, leftMs));
+  return await askByTcp(name, upstream, Math.min(TCP_ATTEMPT_MS, leftMs));
 }
 
 type RcodePacket = DecodedPacket & { readonly rcode?: string };

@@ -1,3 +1,4 @@
+import { assertNever } from '../core/assert.ts';
 import { byteAttribute, errorNumber, nested, netfilterMessage, networkAttribute, textAttribute } from './netlink.ts';
 import { attribute, openNetlink, parseAttributes, parseMessages } from './netlink.ts';
 import { NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR } from './netlink.ts';
@@ -268,6 +269,8 @@ function entryAttributes(entry: IpsetEntry): Buffer[] {
         byteAttribute(DATA.cidr2, entry.prefixLength),
         lineAttribute(),
       ];
+    default:
+      return assertNever(entry);
   }
 }
 

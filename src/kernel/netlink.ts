@@ -7,7 +7,7 @@ import { POLLIN, setSocketOption } from './libc.ts';
  * (length, type, payload) each padded to four bytes. Headers are in the byte order of the host (little-endian on every
  * platform that Node.js runs on here), values inside netfilter attributes in network order.
  */
-export const NETLINK_NETFILTER = 12;
+const NETLINK_NETFILTER = 12;
 export const NLM_F_REQUEST = 0x1;
 export const NLM_F_ACK = 0x4;
 export const NLM_F_EXCL = 0x200;
@@ -23,7 +23,7 @@ const ATTRIBUTE_HEADER_BYTES = 4;
 /** Two netlink sockets of one process may not have the same port id; 0 lets the kernel choose one. */
 const SOCKADDR_NL_BYTES = 12;
 /** The kernel sends dumps in parts of at most 32 KiB, and a packet copy is cut by its copy range. */
-export const NETLINK_MESSAGE_BYTES_MAX = 65_536;
+const NETLINK_MESSAGE_BYTES_MAX = 65_536;
 /** The kernel answers inside `send`; a second without an answer means that it never will. */
 const ANSWER_DEADLINE_MS = 1_000;
 

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { formatIpv6, parsePacket } from './packet.ts';
 
-const TCP_IPV4 = '4500003c1c4640004006b1e60ad500026440000a' + 'c0de01bb0000000000000000a002ffff00000000';
+const TCP_IPV4 = '4500003c1c4640004006b1e60ad500026440000ac0de01bb0000000000000000a002ffff00000000';
 
 const CASES: readonly { readonly title: string; readonly hex: string; readonly expected: unknown }[] = [
   {
@@ -30,8 +30,7 @@ const CASES: readonly { readonly title: string; readonly hex: string; readonly e
   },
   {
     title: 'an IPv6 neighbour solicitation',
-    hex:
-      '6000000000083aff' + 'fe80000000000000021122fffe334455' + 'ff0200000000000000000001ff000001' + '8700000000000000',
+    hex: '6000000000083afffe80000000000000021122fffe334455ff0200000000000000000001ff0000018700000000000000',
     expected: {
       family: 6,
       source: 'fe80::211:22ff:fe33:4455',

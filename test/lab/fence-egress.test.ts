@@ -37,7 +37,7 @@ beforeAll(async () => {
   });
   await world.arm(neighbour, { names: [named('good.test')] });
 });
-afterAll(async () => world.remove());
+afterAll(async () => await world.remove());
 beforeEach(async () => {
   await world.call({ call: 'packets' });
   await world.call({ call: 'denials' });

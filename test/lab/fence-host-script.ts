@@ -1,3 +1,4 @@
+import { assertNever } from '../../src/core/assert.ts';
 import { createServer, connect } from 'node:net';
 import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -75,34 +76,35 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 await gate.close();
 rmSync(folder, { recursive: true, force: true });
+// oxlint-disable-next-line unicorn/no-process-exit -- a program of its own: open handles must not keep it
 process.exit(0);
 
 async function perform(request: HostCall): Promise<unknown> {
   switch (request.call) {
     case 'install':
-      return fence.install();
+      return await fence.install();
     case 'verify':
-      return fence.verify();
+      return await fence.verify();
     case 'uninstall':
-      return fence.uninstall();
+      return await fence.uninstall();
     case 'lease':
       return fence.lease(request.runId);
     case 'arm':
-      return fence.arm(request.grant);
+      return await fence.arm(request.grant);
     case 'counters':
-      return fence.counters(request.runId);
+      return await fence.counters(request.runId);
     case 'disarm':
-      return fence.disarm(request.runId);
+      return await fence.disarm(request.runId);
     case 'collectGarbage':
-      return fence.collectGarbage(new Set(request.keep));
+      return await fence.collectGarbage(new Set(request.keep));
     case 'startGate':
-      return gate.start();
+      return await gate.start();
     case 'closeGate':
-      return gate.close();
+      return await gate.close();
     case 'gateHealth':
       return gate.health();
     case 'gateStats':
-      return gate.stats();
+      return await gate.stats();
     case 'packets': {
       const packets: NflogPacket[] = [];
       for (let more = nflog.read(); more.length > 0; more = nflog.read()) packets.push(...more);
@@ -110,6 +112,8 @@ async function perform(request: HostCall): Promise<unknown> {
     }
     case 'denials':
       return denials.splice(0).map((line) => JSON.parse(line) as unknown);
+    default:
+      return assertNever(request);
   }
 }
 

@@ -1,3 +1,4 @@
+import { assertNever } from '../../src/core/assert.ts';
 import { IpsetError, openIpset } from '../../src/kernel/ipset.ts';
 import type { IpsetEntry, IpsetExtras } from '../../src/kernel/ipset.ts';
 import { openNflog } from '../../src/kernel/nflog.ts';
@@ -72,6 +73,8 @@ async function perform(step: KernelStep): Promise<unknown> {
       return 'held';
     case 'feed':
       return await feed(step);
+    default:
+      return assertNever(step);
   }
 }
 

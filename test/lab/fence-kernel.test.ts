@@ -18,7 +18,7 @@ beforeAll(async () => {
     ].join('\n'),
   });
 });
-afterAll(async () => host.remove());
+afterAll(async () => await host.remove());
 
 async function perform(steps: readonly KernelStep[]): Promise<unknown[]> {
   const { stdout } = await host.run(process.execPath, [besideThis('fence-kernel-script.ts'), JSON.stringify(steps)]);

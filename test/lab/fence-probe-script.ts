@@ -1,3 +1,4 @@
+import { assertNever } from '../../src/core/assert.ts';
 import { decode, encode, streamEncode } from 'dns-packet';
 import type { Packet } from 'dns-packet';
 import { createSocket } from 'node:dgram';
@@ -10,6 +11,7 @@ export type Probe =
       readonly host: string;
       readonly port: number;
       readonly send?: string;
+      readonly sendBytes?: number;
       readonly from?: string;
     }
   | {
@@ -51,6 +53,7 @@ for (const probe of probes) {
   const result = await perform(probe);
   process.stdout.write(`${JSON.stringify({ ...result, ms: Math.round(performance.now() - startedAt) })}\n`);
 }
+// oxlint-disable-next-line unicorn/no-process-exit -- a program of its own: open handles must not keep it
 process.exit(0);
 
 function outcome(fields: Partial<ProbeResult>): Omit<ProbeResult, 'ms'> {
@@ -60,25 +63,28 @@ function outcome(fields: Partial<ProbeResult>): Omit<ProbeResult, 'ms'> {
 async function perform(probe: Probe): Promise<Omit<ProbeResult, 'ms'>> {
   switch (probe.probe) {
     case 'tcp':
-      return tcp(probe);
+      return await tcp(probe);
     case 'udp':
-      return udp(probe);
+      return await udp(probe);
     case 'dns':
-      return probe.transport === 'tcp' ? dnsByTcp(probe) : bytesByUdp(probe.server, question(probe));
+      return probe.transport === 'tcp' ? await dnsByTcp(probe) : await bytesByUdp(probe.server, question(probe));
     case 'bytes':
-      return bytesByUdp(probe.server, Buffer.from(probe.hex, 'hex'));
+      return await bytesByUdp(probe.server, Buffer.from(probe.hex, 'hex'));
     case 'hold':
-      return hold(probe);
+      return await hold(probe);
     case 'wait':
       await new Promise((resolve) => setTimeout(resolve, probe.forMs));
       return outcome({ ok: true });
+    default:
+      return assertNever(probe);
   }
 }
 
 function tcp(probe: Extract<Probe, { probe: 'tcp' }>): Promise<Omit<ProbeResult, 'ms'>> {
   return new Promise((resolve) => {
-    const wanted = /^GET ([0-9]+)/.exec(probe.send ?? '');
-    const enough = wanted === null ? (probe.send ?? 'hello').length : Number(wanted[1]);
+    const message = probe.sendBytes === undefined ? (probe.send ?? 'hello') : 'x'.repeat(probe.sendBytes);
+    const wanted = /^GET ([0-9]+)/.exec(message);
+    const enough = wanted === null ? message.length : Number(wanted[1]);
     const socket = connect({
       host: probe.host,
       port: probe.port,
@@ -91,7 +97,7 @@ function tcp(probe: Extract<Probe, { probe: 'tcp' }>): Promise<Omit<ProbeResult,
     };
     socket.setTimeout(TIMEOUT_MS, () => finish(false, 'TIMEOUT'));
     socket.on('error', (error: NodeJS.ErrnoException) => finish(false, error.code ?? error.message));
-    socket.on('connect', () => socket.write(probe.send ?? 'hello'));
+    socket.on('connect', () => socket.write(message));
     socket.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
       if (bytes >= enough) finish(true, '');

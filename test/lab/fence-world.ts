@@ -18,7 +18,7 @@ import type { Probe, ProbeResult } from './fence-probe-script.ts';
  *   agent .2 ── bridge rf-… .1 │ host │ 192.0.2.2 ── 192.0.2.1 │ outside │ 198.51.100.0/24, 10.99.0.5, 169.254.169.254
  */
 export const POOL = '10.213.0.0/16';
-export const GATE_PORT = 5365;
+const GATE_PORT = 5365;
 export const GOOD = '198.51.100.10';
 export const OTHER = '198.51.100.20';
 export const RESOLVER = '198.51.100.53';
@@ -117,8 +117,8 @@ async function build(
       const whole = { names: [], addresses: [], egressBytesMax: null, ...grant };
       await call({ call: 'arm', grant: { lease: agent.lease, ...whole } });
     },
-    seen: async (address) => packetsOf(outside, 'iptables-save', `-d ${address}/32`),
-    seenSix: async () => packetsOf(outside, 'ip6tables-save', '! -p ipv6-icmp'),
+    seen: async (address) => await packetsOf(outside, 'iptables-save', `-d ${address}/32`),
+    seenSix: async () => await packetsOf(outside, 'ip6tables-save', '! -p ipv6-icmp'),
     questions,
     restartHost: async () => {
       process.kill();
