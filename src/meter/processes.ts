@@ -21,6 +21,8 @@ const ARGV_BYTES_MAX = 4_096;
 const ARGV_COUNT_MAX = 32;
 const ARGUMENT_CHARS_MAX = 256;
 const NAME_CHARS_MAX = 128;
+/** Described even when the time is up: a machine so busy that it took it away is the one to be explained later. */
+const PROCESSES_MIN = 4;
 const PARENTS_MAX = 8;
 const PROC_FILE_BYTES_MAX = 4_096;
 /** USER_HZ: what /proc counts CPU time in, 100 on every architecture that containers run on. */
@@ -52,7 +54,7 @@ export function processesOf(paths: CgroupPaths, options: ProcessOptions): Proces
   const deadline = performance.now() + options.msMax;
   const stats: ProcessStat[] = [];
   for (const pid of pidsOf(paths)) {
-    if (performance.now() > deadline) break;
+    if (stats.length >= PROCESSES_MIN && performance.now() > deadline) break;
     const stat = readStat(pid);
     if (stat !== null) stats.push(stat);
   }
@@ -60,7 +62,7 @@ export function processesOf(paths: CgroupPaths, options: ProcessOptions): Proces
   const known = new Map(stats.map((stat) => [stat.pid, stat]));
   const facts: ProcessFacts[] = [];
   for (const stat of stats.slice(0, options.processesMax)) {
-    if (facts.length > 0 && performance.now() > deadline) break;
+    if (facts.length >= PROCESSES_MIN && performance.now() > deadline) break;
     facts.push({
       pid: stat.pid,
       executable: executableOf(stat),
