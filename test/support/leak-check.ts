@@ -83,7 +83,11 @@ function folders(path: string): string[] {
 function mounts(): string[] {
   const points = lines(readFileSync('/proc/self/mountinfo', 'utf8')).map((line) => line.split(' ')[4] ?? '');
   const ours = [`${lab.checkout}/.lab/${lab.name}/`, `${lab.runtime}/`];
-  return points.filter((point) => ours.some((prefix) => point.startsWith(prefix))).map((point) => `mount ${point}`);
+  // The engine keeps this one from its first container with the host's network to its own end.
+  const engineOwn = `${lab.runtime}/exec/netns/default`;
+  return points
+    .filter((point) => ours.some((prefix) => point.startsWith(prefix)) && point !== engineOwn)
+    .map((point) => `mount ${point}`);
 }
 
 // Our daemon's processes, and the engine's per container, in this network namespace.
