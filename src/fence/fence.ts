@@ -7,7 +7,7 @@ import { NEVER_RANGES } from '../policy/egress.ts';
 import type { NeverRange } from '../policy/egress.ts';
 import { overlaps } from '../profile/ipv4.ts';
 import { runTool, tryTool } from './command.ts';
-import { hostNetworks, poolConflicts } from './host-networks.ts';
+import { engineNetworks, hostNetworks, poolConflicts } from './host-networks.ts';
 import type { HostNetwork } from './host-networks.ts';
 import { AddressPool, parseNetwork, runIdOf } from './pool.ts';
 import { applyRouting, checkRouting, removeRouting } from './routing.ts';
@@ -222,13 +222,7 @@ class HostFence implements Fence {
 
   async #readEngineNetworks(): Promise<void> {
     try {
-      const subnets = await this.#options.listSubnets();
-      this.#engineNetworks = subnets.flatMap((subnet) => {
-        const parsed = parseNetwork(subnet);
-        // Networks of four addresses in the pool are runs of ours, of now or of before: in use, but no conflict.
-        const ours = parsed !== null && parsed.prefixLength === 30 && overlaps(parsed, this.#pool.network);
-        return parsed === null ? [] : [{ ...parsed, owner: ours ? 'rf-' : `engine network ${subnet}` }];
-      });
+      this.#engineNetworks = engineNetworks(await this.#options.listSubnets(), this.#pool.network);
     } catch (error) {
       // What was known before still counts; bridges of the engine show in the routes of the host as well.
       this.#options.log.warn({ error: messageOf(error) }, 'the engine did not list its networks');

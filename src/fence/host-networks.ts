@@ -41,6 +41,19 @@ function swapped(hex: string): number {
   return Buffer.from(hex.padStart(8, '0'), 'hex').readUInt32LE(0);
 }
 
+/** The engine's networks. Those of four addresses in the pool are runs of ours: in use, but no conflict. */
+export function engineNetworks(subnets: readonly string[], pool: Ipv4Network): HostNetwork[] {
+  return subnets.flatMap((subnet) => {
+    const parsed = parseNetwork(subnet);
+    if (parsed === null) return [];
+    const network = networkOf(parsed.network, parsed.prefixLength);
+    const ours = parsed.prefixLength === 30 && overlaps(parsed, pool);
+    return [
+      { network, prefixLength: parsed.prefixLength, owner: ours ? FENCE_BRIDGE_PREFIX : `engine network ${subnet}` },
+    ];
+  });
+}
+
 /** What of these stands in the way of a pool: anything that shares an address with it and is not a bridge of ours. */
 export function poolConflicts(pool: Ipv4Network, networks: readonly HostNetwork[]): string[] {
   const foreign = networks.filter(
