@@ -57,20 +57,19 @@ describe('a meter of cgroup v2', () => {
     const meter = openMeter(v2Paths('run'));
     const before = meter.read().cpuThrottledMs;
     meter.openLeaf(v2Paths('run/c'));
-    expect([before, meter.read(), meter.readInactiveFileBytes(), meter.populated()]).toEqual([
+    expect([before, meter.read(), meter.readSlow(), meter.populated()]).toEqual([
       0,
       {
         cpuMs: 1234.567,
         cpuThrottledMs: 7,
         memoryBytes: 1_048_576,
         memoryBytesPeak: 2_097_152,
-        swapBytes: 4_096,
         pids: 3,
         pidsPeak: 17,
         pidsRefusals: 5,
         oomKills: 2,
       },
-      65_536,
+      { inactiveFileBytes: 65_536, swapBytes: 4_096 },
       true,
     ]);
     meter.close();
@@ -154,19 +153,18 @@ describe('a meter of cgroup v1', () => {
     write({ ...parent, ...leaf });
     const meter = openMeter(v1Paths('run'));
     meter.openLeaf(v1Paths('run/c'));
-    expect([meter.read(), meter.readInactiveFileBytes(), meter.populated(), meter.killAll(), meter.empty()]).toEqual([
+    expect([meter.read(), meter.readSlow(), meter.populated(), meter.killAll(), meter.empty()]).toEqual([
       {
         cpuMs: 1_500,
         cpuThrottledMs: 3,
         memoryBytes: 8_192,
         memoryBytesPeak: 16_384,
-        swapBytes: 512,
         pids: 2,
         pidsPeak: 2,
         pidsRefusals: 6,
         oomKills: 1,
       },
-      4_096,
+      { inactiveFileBytes: 4_096, swapBytes: 512 },
       null,
       false,
       true,

@@ -14,8 +14,8 @@ import { pidsOf } from './processes.ts';
  */
 export type Meter = {
   read(): CgroupReading;
-  /** Memory that reclaim would drop first; costs more than all of `read`, so it is asked for seldom. */
-  readInactiveFileBytes(): number;
+  /** What costs more than all of `read`, because the kernel adds it up for every reader: asked for seldom. */
+  readSlow(): SlowReading;
   /** The container's own cgroup is known. */
   openLeaf(paths: CgroupPaths): void;
   /** What the v2 tree says, at next to no cost; null where there is none. */
@@ -45,11 +45,16 @@ export type CgroupReading = {
   readonly cpuThrottledMs: number;
   readonly memoryBytes: number;
   readonly memoryBytesPeak: number;
-  readonly swapBytes: number;
   readonly pids: number;
   readonly pidsPeak: number;
   readonly pidsRefusals: number;
   readonly oomKills: number;
+};
+
+export type SlowReading = {
+  /** File cache that reclaim would drop first. */
+  readonly inactiveFileBytes: number;
+  readonly swapBytes: number;
 };
 
 const KILL = Buffer.from('1');
@@ -115,14 +120,13 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
         cpuThrottledMs: largest(throttled),
         memoryBytes,
         memoryBytesPeak: memoryPeakSeen,
-        swapBytes: swap?.read() ?? 0,
         pids: pids.gone() ? 0 : pidsNow,
         pidsPeak: pidsPeakSeen,
         pidsRefusals: largest(refusals),
         oomKills: largest(oom),
       };
     },
-    readInactiveFileBytes: () => inactive?.read() ?? 0,
+    readSlow: () => ({ inactiveFileBytes: inactive?.read() ?? 0, swapBytes: swap?.read() ?? 0 }),
     openLeaf: (paths) => {
       openShared(paths);
       const oomEvent = openOomEvent(paths, closers);

@@ -18,13 +18,12 @@ export type Gauge = {
 };
 
 /** The file cache that reclaim would drop moves slowly, and costs more to read than all the rest. */
-const INACTIVE_EVERY_MS = 1_000;
+const INACTIVE_EVERY_MS = 5_000;
 const READING_NONE: CgroupReading = {
   cpuMs: 0,
   cpuThrottledMs: 0,
   memoryBytes: 0,
   memoryBytesPeak: 0,
-  swapBytes: 0,
   pids: 0,
   pidsPeak: 0,
   pidsRefusals: 0,
@@ -61,7 +60,7 @@ export function createGauge(meter: Meter, traffic: (nowMs: number) => RunTraffic
       reading = meter.read();
       if (nowMs - inactiveAtMs >= INACTIVE_EVERY_MS) {
         inactiveAtMs = nowMs;
-        inactiveBytes = meter.readInactiveFileBytes();
+        inactiveBytes = meter.readSlow().inactiveFileBytes;
       }
       const { egressBytes, ingressBytes } = traffic(nowMs);
       usage = {

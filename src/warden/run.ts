@@ -46,6 +46,7 @@ export const EMPTY_MS_MAX = 2_000;
 const CHECK_EMPTY_MS = 5;
 const KILL_AGAIN_MS = 50;
 const HURRY_MS = 100;
+const SHARED_MS = 50;
 const REPORT_SAMPLE_MS = 1_000;
 const EVIDENCE = { processesMax: 8, msMax: 3, argv: false } as const;
 const UNDEAD_PIDS_MAX = 64;
@@ -286,7 +287,7 @@ export class WatchedRun {
     );
     this.quota = judgement.state;
     this.unjudgedDenials = 0;
-    this.dueAtMs = Math.min(now + judgement.nextSampleMs, this.graceEndsAtMs);
+    this.dueAtMs = Math.min(sharedMoment(now, judgement.nextSampleMs), this.graceEndsAtMs);
     if (now < this.hurryUntilMs) this.dueAtMs = Math.min(this.dueAtMs, now + CHECK_EMPTY_MS);
     for (const warning of judgement.warnings) this.world.report({ kind: 'warned', runId: this.runId, ...warning });
     const breach = judgement.breach ?? this.oomBreach() ?? this.lostDaemonBreach(now);
@@ -424,4 +425,13 @@ export class WatchedRun {
   private sinceStart(now: number): number | null {
     return this.startedAtMs === null ? null : tenths(Math.max(0, now - this.startedAtMs));
   }
+}
+
+/**
+ * Looks that are not urgent fall on common moments, a little early rather than late: one waking serves many runs, and
+ * polling the descriptors of hundreds of runs is what a waking costs.
+ */
+function sharedMoment(now: number, afterMs: number): number {
+  const dueAtMs = now + afterMs;
+  return afterMs < 4 * SHARED_MS ? dueAtMs : Math.floor(dueAtMs / SHARED_MS) * SHARED_MS;
 }
