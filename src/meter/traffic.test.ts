@@ -21,9 +21,13 @@ function trafficOf(sets: Sets, onlyReported: boolean, reads = { count: 0 }) {
   return createTraffic({ ipset: ipsetOf(sets, reads), egressSet: 'out', ingressSet: 'in', onlyReported });
 }
 
+function at(nowMs: number) {
+  return { nowMs, ageMsMax: 100 };
+}
+
 it('tells each address its own bytes, and an unknown one nothing', () => {
   const traffic = trafficOf({ out: { a: 10, b: 20 }, in: { a: 5 } }, true);
-  expect([traffic.of('a', 0), traffic.of('b', 1), traffic.of('c', 2)]).toEqual([
+  expect([traffic.of('a', at(0)), traffic.of('b', at(1)), traffic.of('c', at(2))]).toEqual([
     { egressBytes: 10, ingressBytes: 5 },
     { egressBytes: 20, ingressBytes: 0 },
     { egressBytes: 0, ingressBytes: 0 },
@@ -34,19 +38,19 @@ it('reads the sets once for all runs, and again later', () => {
   const sets: Sets = { out: { a: 10 }, in: {} };
   const reads = { count: 0 };
   const traffic = trafficOf(sets, true, reads);
-  traffic.of('a', 0);
+  traffic.of('a', at(0));
   sets['out'] = { a: 11 };
-  const soon = traffic.of('a', 99).egressBytes;
-  const later = traffic.of('a', 100).egressBytes;
+  const soon = traffic.of('a', at(99)).egressBytes;
+  const later = traffic.of('a', at(100)).egressBytes;
   expect([soon, later, reads.count]).toEqual([10, 11, 4]);
 });
 
 it('keeps the numbers while a set is missing where they are only reported, and throws where they decide', () => {
   const sets: Sets = { out: { a: 10 }, in: {} };
   const [reported, deciding] = [trafficOf(sets, true), trafficOf(sets, false)];
-  reported.of('a', 0);
-  deciding.of('a', 0);
+  reported.of('a', at(0));
+  deciding.of('a', at(0));
   delete sets['in'];
-  expect(reported.of('a', 200).egressBytes).toBe(10);
-  expect(() => deciding.of('a', 200)).toThrow(/no set in/);
+  expect(reported.of('a', at(200)).egressBytes).toBe(10);
+  expect(() => deciding.of('a', at(200))).toThrow(/no set in/);
 });

@@ -2,15 +2,14 @@ import type { Ipset } from '../kernel/ipset.ts';
 
 /**
  * Bytes that a run sent and received, from the counters that the fence keeps for each source address. One dump of a
- * set serves all runs, so it is taken no more often than `READ_EVERY_MS`.
+ * set serves all runs, so a reading may be as old as its caller allows.
  */
 export type Traffic = {
-  of(address: string, nowMs: number): RunTraffic;
+  of(address: string, at: { readonly nowMs: number; readonly ageMsMax: number }): RunTraffic;
 };
 
 export type RunTraffic = { readonly egressBytes: number; readonly ingressBytes: number };
 
-const READ_EVERY_MS = 100;
 const NONE: RunTraffic = { egressBytes: 0, ingressBytes: 0 };
 
 export function createTraffic(options: {
@@ -35,8 +34,8 @@ export function createTraffic(options: {
     }
   };
   return {
-    of: (address, nowMs) => {
-      if (nowMs - readAtMs >= READ_EVERY_MS) {
+    of: (address, { nowMs, ageMsMax }) => {
+      if (nowMs - readAtMs >= ageMsMax) {
         readAtMs = nowMs;
         try {
           refresh();

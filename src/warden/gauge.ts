@@ -8,7 +8,13 @@ import type { RunTraffic } from '../meter/traffic.ts';
 /** What a run has used, put together from its cgroup, the fence's counters and the warden's own count of denials. */
 export type Gauge = {
   /** Reads everything that is cheap, and now and then what is not. */
-  refresh(at: { readonly nowMs: number; readonly wallMs: number; readonly denials: number }): void;
+  refresh(at: {
+    readonly nowMs: number;
+    readonly wallMs: number;
+    readonly denials: number;
+    /** The run is over, so what is read now stays. */
+    readonly last: boolean;
+  }): void;
   readonly reading: CgroupReading;
   readonly usage: Usage;
   /** From the container's own cgroup; 0 and null until it is known. */
@@ -19,6 +25,9 @@ export type Gauge = {
 
 /** The file cache that reclaim would drop moves slowly, and costs more to read than all the rest. */
 const INACTIVE_EVERY_MS = 5_000;
+/** The counters of all runs are read in one go; hundreds of runs that end at once must share such readings too. */
+const TRAFFIC_AGE_MS = 100;
+const TRAFFIC_LAST_AGE_MS = 5;
 const READING_NONE: CgroupReading = {
   cpuMs: 0,
   cpuThrottledMs: 0,
@@ -30,7 +39,10 @@ const READING_NONE: CgroupReading = {
   oomKills: 0,
 };
 
-export function createGauge(meter: Meter, traffic: (nowMs: number) => RunTraffic): Gauge {
+export function createGauge(
+  meter: Meter,
+  traffic: (at: { readonly nowMs: number; readonly ageMsMax: number }) => RunTraffic,
+): Gauge {
   let reading = READING_NONE;
   let usage = USAGE_NONE;
   let memoryBytesMax = 0;
@@ -56,13 +68,13 @@ export function createGauge(meter: Meter, traffic: (nowMs: number) => RunTraffic
       if (typeof held.memoryBytesMax === 'number') memoryBytesMax = held.memoryBytesMax;
       if (typeof held.cpuMillis === 'number') cpuMillisMax = held.cpuMillis;
     },
-    refresh: ({ nowMs, wallMs, denials }) => {
+    refresh: ({ nowMs, wallMs, denials, last }) => {
       reading = meter.read();
       if (nowMs - inactiveAtMs >= INACTIVE_EVERY_MS) {
         inactiveAtMs = nowMs;
         inactiveBytes = meter.readSlow().inactiveFileBytes;
       }
-      const { egressBytes, ingressBytes } = traffic(nowMs);
+      const { egressBytes, ingressBytes } = traffic({ nowMs, ageMsMax: last ? TRAFFIC_LAST_AGE_MS : TRAFFIC_AGE_MS });
       usage = {
         wallMs: tenths(wallMs),
         cpuMs: tenths(reading.cpuMs),

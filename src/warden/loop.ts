@@ -84,7 +84,7 @@ class Loop {
       now: bootTimeMs,
       report: (report) => this.report(report),
       silence: (plan) => this.silence(plan),
-      traffic: (address, nowMs) => options.traffic?.of(address, nowMs) ?? NO_TRAFFIC,
+      traffic: (address, at) => options.traffic?.of(address, at) ?? NO_TRAFFIC,
       descriptorsChanged: () => {
         this.tableStale = true;
       },

@@ -4,7 +4,7 @@ import { messageOf } from '../core/errors.ts';
 import { openMeter } from '../meter/meter.ts';
 import type { Meter, MeterEvent } from '../meter/meter.ts';
 import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
-import type { RunTraffic } from '../meter/traffic.ts';
+import type { Traffic } from '../meter/traffic.ts';
 import { IDLE_MS, judge, newQuotaState } from '../policy/quotas.ts';
 import type { QuotaState } from '../policy/quotas.ts';
 import { createDenialValve } from './denials.ts';
@@ -30,7 +30,7 @@ export type RunWorld = {
   report(report: WardenReport): void;
   /** Takes the run's way out of the network away. Never throws. */
   silence(plan: WatchPlan): void;
-  traffic(address: string, nowMs: number): RunTraffic;
+  traffic: Traffic['of'];
   /** The descriptors that a run wants to be woken by are others than before. */
   descriptorsChanged(): void;
   /** When the daemon was lost, or null while it is there. */
@@ -83,7 +83,7 @@ export class WatchedRun {
     this.plan = plan;
     this.world = world;
     this.meter = openMeter(plan.parentPaths);
-    this.gauge = createGauge(this.meter, (nowMs) => world.traffic(plan.address, nowMs));
+    this.gauge = createGauge(this.meter, (at) => world.traffic(plan.address, at));
     const { cpusOnline, egressHeldByKernel } = world;
     const { budgets, warnAt } = plan;
     this.quota = newQuotaState({ budgets, warnAt, cpusOnline, egressHeldByKernel, cpuMillisMax: null });
@@ -372,7 +372,7 @@ export class WatchedRun {
   }
 
   private finish(): void {
-    const now = this.refresh();
+    const now = this.refresh(true);
     this.phase = 'over';
     this.dueAtMs = now + IDLE_MS;
     this.times = { ...this.times, emptyMs: this.sinceStart(now) };
@@ -393,10 +393,10 @@ export class WatchedRun {
   }
 
   /** The use of a run that is over stands: what appears in its cgroup later is not its. */
-  private refresh(): number {
+  private refresh(last = false): number {
     const nowMs = this.world.now();
     const { denials } = this;
-    if (this.phase !== 'over') this.gauge.refresh({ nowMs, denials, wallMs: this.sinceStart(nowMs) ?? 0 });
+    if (this.phase !== 'over') this.gauge.refresh({ nowMs, denials, last, wallMs: this.sinceStart(nowMs) ?? 0 });
     return nowMs;
   }
 
