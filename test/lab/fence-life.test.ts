@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { FenceCounters, FenceState } from '../../src/core/ports/fence.ts';
+import type { FenceCounters, FenceDenial, FenceState } from '../../src/core/ports/fence.ts';
 import type { NflogPacket } from '../../src/kernel/nflog.ts';
 import { until } from '../support/until.ts';
 import { GOOD, makeWorld, OTHER, POOL } from './fence-world.ts';
@@ -183,7 +183,13 @@ test('opens nothing while the gate is dead, and has it back with its grants', as
     },
     { deadlineMs: 5_000 },
   );
-  expect(await agent.probe([ask(agent, 'good.test'), toGood])).toMatchObject([{ ok: true }, { ok: true }]);
+  const results = await agent.probe([ask(agent, 'good.test'), toGood, ask(agent, 'other.test')]);
+  expect(results).toMatchObject([{ ok: true }, { ok: true }, { ok: false }]);
+  // The new gate has the same pipe to the warden.
+  const denials = (await world.call({ call: 'denials' })) as FenceDenial[];
+  expect(denials.map(({ address, denial }) => [address, denial.destination])).toEqual([
+    [agent.lease.address, 'other.test'],
+  ]);
 });
 
 test('leaves nothing behind', async () => {
