@@ -30,7 +30,7 @@ export function step(state: RunState, event: RunEvent, incidentId: string): Step
     case 'container-created':
       return onContainerCreated(state, event, incidentId);
     case 'container-started':
-      return onContainerStarted(state, event);
+      return onContainerStarted(state, event, incidentId);
     case 'verified':
       return onVerified(state, event, incidentId);
     case 'mismatched':
@@ -136,7 +136,7 @@ function onContainerCreated(before: RunState, event: EventOf<'container-created'
   };
 }
 
-function onContainerStarted(before: RunState, event: EventOf<'container-started'>): Step {
+function onContainerStarted(before: RunState, event: EventOf<'container-started'>, incidentId: string): Step {
   const containerId = containerIdOf(before);
   if (containerId === null) return same(before);
   const state: RunState = {
@@ -156,6 +156,7 @@ function onContainerStarted(before: RunState, event: EventOf<'container-started'
       pid: event.pid,
     },
   };
+  if (state.end !== null && state.empty) return withEffects([started], finishIfDone(state, event, incidentId));
   // An end that was decided while the engine was starting the container could not reach its processes yet.
   if (state.end !== null)
     return { state, effects: [started, { kind: 'kill', reason: state.end.reason }, emptyDeadline(0)] };
@@ -319,7 +320,8 @@ function breachDetail(breach: Breach): string {
 }
 
 function onEmptied(before: RunState, event: EventOf<'emptied'>, incidentId: string): Step {
-  if (before.empty) return same(before);
+  // A forced kill answers even when nothing was left to kill: the run may have waited for just that.
+  if (before.empty) return finishIfDone(before, event, incidentId);
   const end = before.end === null ? null : { ...before.end, times: mergedTimes(before.end.times, event.times) };
   const state: RunState = { ...before, empty: true, usage: event.usage, end };
   if (state.end === null && state.exit === null) {
@@ -397,7 +399,7 @@ function onTornDown(state: RunState, event: EventOf<'torn-down'>): Step {
 function onDeadline(state: RunState, event: EventOf<'deadline'>, incidentId: string): Step {
   switch (event.name) {
     case 'launch': {
-      if (state.phase !== 'preparing') return same(state);
+      if (state.pending.length === 0 || state.outcome !== null) return same(state);
       const detail = `the launch did not finish within ${LAUNCH_MS_MAX / 1000} s; waiting for: ${state.pending.join(', ')}`;
       const end = state.end ?? endOf({ reason: 'engine.failed', rule: null, detail, breach: null }, event);
       return { state: { ...state, phase: 'ending', end, pending: [] }, effects: [{ kind: 'force-kill' }] };
