@@ -3,7 +3,7 @@ import { join } from 'node:path';
 
 import { ERRORS } from '../core/errors.ts';
 import { printable } from '../core/text.ts';
-import type { BadPlace } from '../ledger/walk.ts';
+import type { BadPlace } from '../ledger/verify.ts';
 import type { Invoke } from './commands.ts';
 
 type Checkpoint = { readonly seq: number; readonly hash: string };

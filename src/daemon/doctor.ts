@@ -187,7 +187,7 @@ async function toolChecks(): Promise<readonly DoctorCheck[]> {
     ['ipset', ['--version']],
     ['conntrack', ['--version']],
   ];
-  return Promise.all(
+  return await Promise.all(
     tools.map(async ([name, args]) => {
       const result = await execa(name, args, { reject: false, timeout: TOOL_MS_MAX });
       return result.failed

@@ -196,7 +196,7 @@ const CLOCK_BOOTTIME = 7;
 export function bootTimeMs(): number {
   const now = { tv_sec: 0, tv_nsec: 0 };
   checked('clock_gettime', native.clock_gettime(CLOCK_BOOTTIME, now));
-  return Number(now.tv_sec) * 1000 + Number(now.tv_nsec) / 1e6;
+  return now.tv_sec * 1000 + now.tv_nsec / 1e6;
 }
 
 const SO_PEERCRED = 17;

@@ -1,3 +1,4 @@
+import { assertNever } from '../core/assert.ts';
 import type { Bound, BudgetName } from '../core/outcome.ts';
 import { BUDGETS } from '../core/outcome.ts';
 import type { BudgetPlan } from '../core/ports/warden.ts';
@@ -39,6 +40,8 @@ function budgetBound({ budget }: Spec, name: BudgetName): readonly Bound[] {
     case 'ingress':
     case 'connections':
       return [];
+    default:
+      return assertNever(name);
   }
 }
 

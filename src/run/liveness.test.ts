@@ -128,7 +128,7 @@ test('every run is over some day, whatever fails, in whatever order the answers 
         const from = world.waiting.length > 0 ? world.waiting : world.deadlines;
         const [event] = from.splice(choice.pick % Math.max(1, from.length), 1);
         if (event === undefined) break;
-        const next = step(state, { ...event, at: '2026-01-01T00:00:00.000Z', atMs: turn } as RunEvent, 'i000000000000');
+        const next = step(state, { ...event, at: '2026-01-01T00:00:00.000Z', atMs: turn }, 'i000000000000');
         state = next.state;
         for (const effect of next.effects) world.take(effect, choice.fails === 0);
       }

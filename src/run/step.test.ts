@@ -29,7 +29,7 @@ function play(events: readonly Unstamped[], from: RunState = freshRun()): { stat
   const effects: RunEffect[] = [];
   let state = from;
   for (const event of events) {
-    const next = step(state, { ...event, ...STAMP } as RunEvent, INCIDENT);
+    const next = step(state, { ...event, ...STAMP }, INCIDENT);
     state = next.state;
     effects.push(...next.effects);
   }
@@ -254,7 +254,7 @@ describe('any sequence of events', () => {
         let state = freshRun();
         let first: string | null = null;
         for (const event of events) {
-          state = step(state, { ...event, ...STAMP } as RunEvent, INCIDENT).state;
+          state = step(state, { ...event, ...STAMP }, INCIDENT).state;
           first ??= state.end?.reason ?? null;
           expect(state.end?.reason ?? null).toBe(first);
         }

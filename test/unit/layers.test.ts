@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { VERSION } from '../../src/core/version.ts';
 
 /** The path of a file says what it may touch. Dependencies point one way: ARCHITECTURE.md draws them. */
 const ROOT = join(import.meta.dirname, '../../src');
@@ -59,9 +60,12 @@ const PURE = [
 /** Types of Node.js streams appear in the engine port; types vanish. */
 const PURE_PACKAGES = ['zod', 'yaml'];
 
+/** The program, and the process of it that must not outlive the channel to its daemon. */
+const PROCESS_ENTRIES = ['main.ts', 'gate/process.ts'];
+
 type Import = { readonly file: string; readonly target: string; readonly typeOnly: boolean };
 
-const files = (readdirSync(ROOT, { recursive: true, encoding: 'utf8' }) as string[]).filter(
+const files = readdirSync(ROOT, { recursive: true, encoding: 'utf8' }).filter(
   (file) => file.endsWith('.ts') && !/(\.test|testing[^/]*)\.ts$/.test(file),
 );
 const imports = files.flatMap(importsOf);
@@ -114,9 +118,9 @@ describe('the folders', () => {
 });
 
 describe('the files', () => {
-  test('exit the process in main.ts only', () => {
+  test('exit the process in the entry of a process only', () => {
     const wrong = files.filter(
-      (file) => file !== 'main.ts' && /\bprocess\.exit\(/.test(readFileSync(join(ROOT, file), 'utf8')),
+      (file) => !PROCESS_ENTRIES.includes(file) && /\bprocess\.exit\(/.test(readFileSync(join(ROOT, file), 'utf8')),
     );
     expect(wrong).toEqual([]);
   });
@@ -138,4 +142,9 @@ describe('the files', () => {
       .filter(({ lines }) => lines > 500);
     expect(long).toEqual([]);
   });
+});
+
+test('the version is the same in the program and in package.json', () => {
+  const manifest = JSON.parse(readFileSync(join(ROOT, '../package.json'), 'utf8')) as { version: string };
+  expect(VERSION).toBe(manifest.version);
 });
