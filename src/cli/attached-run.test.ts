@@ -70,6 +70,20 @@ describe('an attached run', () => {
     expect(program.output()).toEqual({ stdout: 'ready\n', stderr: '' });
   });
 
+  it('says it was interrupted when the launch was ended in place of the agent', async () => {
+    await using api = await startApi();
+    const file = await prepare(api, async ({ print, nextSignal }) => {
+      print('ready\n');
+      await nextSignal();
+      return { reason: 'stopped', rule: 'signal', exitCode: null };
+    });
+    const program = start(api, ['run', file]);
+    await until(() => program.output().stdout.includes('ready'), 'the run is attached', DEADLINE_MS);
+    program.child.kill('SIGTERM');
+    expect(await program.exit).toEqual({ code: 143, signal: null });
+    expect(program.output().stderr).toContain('ended by stopped (signal)');
+  });
+
   it('stops the run at the second interrupt, and says it was interrupted', async () => {
     await using api = await startApi();
     const program = start(api, ['run', await prepare(api, stubborn)]);

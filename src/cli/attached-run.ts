@@ -1,7 +1,7 @@
 import type { AttachedRun } from '../api/attach-client.ts';
 import type { Client } from '../api/client.ts';
 import { messageOf } from '../core/errors.ts';
-import type { Outcome } from '../core/outcome.ts';
+import { RULE_SIGNAL, type Outcome } from '../core/outcome.ts';
 import { agentOutput } from './agent-output.ts';
 import type { Context } from './context.ts';
 import { exitCodeOf, signalExitCode } from './exit-code.ts';
@@ -20,9 +20,9 @@ const LEAVE_COUNT = 3;
  *   1st                 → sent on to the agent
  *   2nd within 2 s      → the daemon is asked to stop the run (SIGTERM, then SIGKILL after the grace)
  *   3rd within 2 s      → this command leaves; the daemon goes on stopping the run
- * SIGHUP and SIGQUIT are only ever sent on.
+ * SIGHUP and SIGQUIT are only ever sent on. What comes before the agent has started ends the launch.
  */
-type Interrupts = { count: number; lastMs: number; stoppedBy: string | null };
+type Interrupts = { count: number; lastMs: number; sentOn: string | null; stoppedBy: string | null };
 
 /** Joins the streams of a run until it is over. Returns the exit code. */
 export async function attachedRun(options: {
@@ -34,7 +34,7 @@ export async function attachedRun(options: {
   const { context, client, runId, tty } = options;
   const { terminal } = context;
   const left = Promise.withResolvers<string>();
-  const interrupts: Interrupts = { count: 0, lastMs: 0, stoppedBy: null };
+  const interrupts: Interrupts = { count: 0, lastMs: 0, sentOn: null, stoppedBy: null };
   // Listened to before the agent starts: a signal in between is for it, and must not end this process alone.
   const early: string[] = [];
   let take = (name: string): void => void early.push(name);
@@ -51,7 +51,7 @@ export async function attachedRun(options: {
     if (typeof ending === 'string')
       return await sayLeft({ context, runId, signal: ending, stopping: interrupts.stoppedBy !== null });
     for (const release of releases.splice(0).toReversed()) release();
-    return await conclude({ context, client, outcome: ending, stoppedBy: interrupts.stoppedBy });
+    return await conclude({ context, client, outcome: ending, interrupts });
   } finally {
     for (const release of releases.toReversed()) release();
     run.close();
@@ -81,13 +81,16 @@ async function conclude(options: {
   readonly context: Context;
   readonly client: Client;
   readonly outcome: Outcome;
-  readonly stoppedBy: string | null;
+  readonly interrupts: Interrupts;
 }): Promise<number> {
-  const { context, client, outcome, stoppedBy } = options;
+  const { context, client, outcome, interrupts } = options;
   if (outcome.reason !== 'exited') await context.note(await explainEnding(outcome, client));
   // What ran in the foreground has had stdout for itself; only --json adds to it.
   if (context.json) await context.answer({ json: outcome, text: () => '' });
-  return stoppedBy !== null && outcome.reason === 'stopped' ? signalExitCode(stoppedBy) : exitCodeOf(outcome);
+  if (outcome.reason !== 'stopped') return exitCodeOf(outcome);
+  // An agent that had not started could not answer the signal, so the launch was ended in its place.
+  const endedBy = interrupts.stoppedBy ?? (outcome.rule === RULE_SIGNAL ? interrupts.sentOn : null);
+  return endedBy === null ? exitCodeOf(outcome) : signalExitCode(endedBy);
 }
 
 async function sayLeft(options: {
@@ -115,6 +118,7 @@ async function takeSignal(options: {
   readonly left: (signal: string) => void;
 }): Promise<void> {
   const { name, interrupts, run, client, runId, context, left } = options;
+  interrupts.sentOn ??= name;
   if (name !== 'SIGINT' && name !== 'SIGTERM') {
     run.signal(name);
     return;

@@ -111,6 +111,9 @@ export type EndTimes = {
   readonly emptyMs: number | null;
 };
 
+/** The rule of a run that was stopped by a signal of its caller because no agent was there yet to take it. */
+export const RULE_SIGNAL = 'signal';
+
 /** How a run ended: set once, the first reason wins. The keys are a contract. */
 export type Outcome = {
   readonly runId: string;

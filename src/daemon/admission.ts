@@ -2,6 +2,7 @@ import { dirname } from 'node:path';
 import type { Caller, LaunchRequest } from '../api/service.ts';
 import { fail, type ErrorCode, type Problem } from '../core/errors.ts';
 import type { Engine, EngineFacts, ImageFacts } from '../core/ports/engine.ts';
+import { printable } from '../core/text.ts';
 import { formatBytes } from '../core/units.ts';
 import { unenforceableProblems } from '../profile/enforceable.ts';
 import { formatProblem, parseProfile, type ParsedProfile } from '../profile/parse.ts';
@@ -68,7 +69,7 @@ function withCommand(spec: Spec, given: readonly string[] | null): Spec {
   if (!spec.commandFromCaller) {
     if (given !== null)
       throw fail('COMMAND_FIXED', {
-        detail: `${spec.name} names its command, so "${given[0] ?? ''}" cannot replace it`,
+        detail: `${spec.name} names its command, so "${printable(given[0] ?? '')}" cannot replace it`,
       });
     return spec;
   }

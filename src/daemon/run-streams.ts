@@ -1,11 +1,18 @@
 import type { Readable } from 'node:stream';
 import type { RunStreams } from '../api/service.ts';
+import { RULE_SIGNAL } from '../core/outcome.ts';
 import type { Attachment, Engine, OutputChunk } from '../core/ports/engine.ts';
 import type { Driver } from '../run/driver.ts';
 import { containerIdOf } from '../run/state.ts';
 
+/** What ends a program that does not handle it, and so ends a launch whose agent is not there yet to take it. */
+const ENDING_SIGNALS: ReadonlySet<string> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']);
+
+type AttachedDriver = Pick<Driver, 'state' | 'attachment' | 'outcome' | 'post'>;
+type AttachedEngine = Pick<Engine, 'resizeTty' | 'signalContainer'>;
+
 /** The caller's side of an attached run. What the agent writes is handed on as it comes and never interpreted. */
-export function streamsOf(driver: Driver, engine: Engine): RunStreams {
+export function streamsOf(driver: AttachedDriver, engine: AttachedEngine): RunStreams {
   const detached = new AbortController();
   return {
     output: outputOf(driver, detached.signal),
@@ -22,9 +29,12 @@ export function streamsOf(driver: Driver, engine: Engine): RunStreams {
       if (containerId !== null && driver.state.container.kind === 'started') await engine.resizeTty(containerId, size);
     },
     async signal(name) {
-      const containerId = containerIdOf(driver.state);
-      if (containerId === null || driver.state.phase === 'cleaning' || driver.state.phase === 'over') return;
-      await engine.signalContainer(containerId, name);
+      const { container, phase } = driver.state;
+      if (phase === 'cleaning' || phase === 'over') return;
+      if (container.kind === 'started') return await engine.signalContainer(container.containerId, name);
+      if (!ENDING_SIGNALS.has(name)) return;
+      const detail = `${name} came before the agent had started`;
+      driver.post({ kind: 'end-requested', how: 'stop', reason: 'stopped', rule: RULE_SIGNAL, detail });
     },
     outcome: driver.outcome,
     detach() {
@@ -42,7 +52,7 @@ function drained(stdin: NonNullable<Attachment['stdin']>, signal: AbortSignal): 
 }
 
 /** Both outputs as one sequence, in the order of arrival. A slow reader slows the agent down, as a pipe would. */
-async function* outputOf(driver: Driver, signal: AbortSignal): AsyncIterable<OutputChunk> {
+async function* outputOf(driver: AttachedDriver, signal: AbortSignal): AsyncIterable<OutputChunk> {
   const attachment = await driver.attachment;
   if (attachment === null) return;
   const waiting: OutputChunk[] = [];

@@ -1,0 +1,50 @@
+import { describe, expect, it } from 'vitest';
+import type { ContainerState, RunPhase } from '../run/state.ts';
+import { initialState } from '../run/state.ts';
+import { specOf } from '../run/testing.ts';
+import { streamsOf } from './run-streams.ts';
+
+const CREATED: ContainerState = { kind: 'created', containerId: 'c1' };
+const STARTED: ContainerState = { kind: 'started', containerId: 'c1', pid: 42 };
+
+/** What a signal of the caller leads to, with a run in this state. */
+async function signal(name: string, at: { readonly phase: RunPhase; readonly container: ContainerState }) {
+  const happened: unknown[] = [];
+  const state = { ...initialState({ runId: 'r000000000001', spec: specOf(), imageDigest: null }), ...at };
+  const driver = {
+    state,
+    attachment: Promise.resolve(null),
+    outcome: new Promise<never>(() => undefined),
+    post: (event: unknown) => void happened.push(event),
+  };
+  const engine = {
+    resizeTty: async () => undefined,
+    signalContainer: async (containerId: string, sent: string) => void happened.push([containerId, sent]),
+  };
+  await streamsOf(driver, engine).signal(name as NodeJS.Signals);
+  return happened;
+}
+
+const stop = (name: string) => ({
+  kind: 'end-requested',
+  how: 'stop',
+  reason: 'stopped',
+  rule: 'signal',
+  detail: `${name} came before the agent had started`,
+});
+
+describe('a signal of an attached caller', () => {
+  it.each([
+    ['SIGTERM', 'preparing', { kind: 'none' }, [stop('SIGTERM')]],
+    ['SIGINT', 'preparing', { kind: 'creating' }, [stop('SIGINT')]],
+    ['SIGHUP', 'preparing', CREATED, [stop('SIGHUP')]],
+    ['SIGTERM', 'preparing', { kind: 'starting', containerId: 'c1' }, [stop('SIGTERM')]],
+    ['SIGUSR1', 'preparing', CREATED, []],
+    ['SIGTERM', 'preparing', STARTED, [['c1', 'SIGTERM']]],
+    ['SIGUSR1', 'running', STARTED, [['c1', 'SIGUSR1']]],
+    ['SIGTERM', 'cleaning', STARTED, []],
+    ['SIGTERM', 'over', { kind: 'none' }, []],
+  ] as const)('%s in phase %s with the container %o leads to %o', async (name, phase, container, expected) => {
+    expect(await signal(name, { phase, container })).toEqual(expected);
+  });
+});
