@@ -2,7 +2,7 @@ import { fail, messageOf } from '../core/errors.ts';
 import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import { openIpset } from '../kernel/ipset.ts';
-import type { Ipset } from '../kernel/ipset.ts';
+import type { Ipset, IpsetEntry } from '../kernel/ipset.ts';
 import { NEVER_RANGES } from '../policy/egress.ts';
 import type { NeverRange } from '../policy/egress.ts';
 import { overlaps } from '../profile/ipv4.ts';
@@ -22,6 +22,7 @@ import {
   purgeAddress,
   readCounters,
   silence,
+  writtenEntries,
 } from './sets.ts';
 import { FenceStateFile } from './state-file.ts';
 import { applyTable, assertInstalled, compareTable, detectBackend, removeTable, saveTable } from './tables.ts';
@@ -72,6 +73,8 @@ class HostFence implements Fence {
   #installed: readonly SavedTable[] | null = null;
   #backend: string | null = null;
   #engineNetworks: readonly HostNetwork[] = [];
+  /** What was written for each run that this process leased; runs of an earlier process are not in it. */
+  readonly #written = new Map<string, IpsetEntry[]>();
 
   constructor(options: FenceOptions) {
     const marks = options.marks ?? FENCE_MARKS;
@@ -119,7 +122,9 @@ class HostFence implements Fence {
   }
 
   lease(runId: string): FenceLease {
+    const isNew = this.#pool.lease(runId) === null;
     const lease = this.#pool.take(runId, [...hostNetworks(), ...this.#engineNetworks]);
+    if (isNew) this.#written.set(runId, []);
     this.#remember();
     return lease;
   }
@@ -132,6 +137,7 @@ class HostFence implements Fence {
       });
     }
     this.#refuseOwnPool(grant);
+    this.#written.get(held.runId)?.push(...writtenEntries({ ...grant, lease: held }));
     await this.#options.gate.grant(held.address, grant.names);
     await openGrant({ ...grant, lease: held }, this.#sets());
   }
@@ -150,9 +156,10 @@ class HostFence implements Fence {
     silence(lease, this.#sets());
     // The gate first, or a question that is still waiting could open an address after the purge.
     await this.#options.gate.revoke(lease.address);
-    purgeAddress(lease.address, this.#sets());
+    purgeAddress(lease.address, this.#sets(), this.#written.get(runId) ?? null);
     await forgetConnections(lease.address);
     this.#pool.free(runId);
+    this.#written.delete(runId);
     this.#remember();
     await this.#readEngineNetworks();
   }
@@ -169,7 +176,7 @@ class HostFence implements Fence {
     for (const address of knownEntries(this.#sets()).addresses) {
       if (held.has(address)) continue;
       await this.#options.gate.revoke(address);
-      purgeAddress(address, this.#sets());
+      purgeAddress(address, this.#sets(), null);
       await forgetConnections(address);
     }
     return removed;

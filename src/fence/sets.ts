@@ -91,7 +91,7 @@ function readBack(grant: FenceGrant, ipset: Ipset): void {
   });
 }
 
-function writtenEntries(grant: FenceGrant): IpsetEntry[] {
+export function writtenEntries(grant: FenceGrant): IpsetEntry[] {
   return grant.addresses.flatMap(({ network, prefixLength, ports }) =>
     ports.map(({ port, protocol }): IpsetEntry => ({
       kind: 'ip,port,net',
@@ -114,10 +114,15 @@ export function silence(lease: FenceLease, ipset: Ipset): void {
   ipset.remove(FENCE_SETS.bridge, bridgeEntry(lease));
 }
 
-/** Everything that any set holds for one address, so that the next run on it inherits nothing. */
-export function purgeAddress(address: string, ipset: Ipset): void {
+/**
+ * Everything that any set holds for one address, so that the next run on it inherits nothing. `written` are all the
+ * entries that were ever made for the run, when that is known: with hundreds of runs, reading the whole set to find
+ * them takes longer than everything else.
+ */
+export function purgeAddress(address: string, ipset: Ipset, written: readonly IpsetEntry[] | null): void {
+  for (const entry of written ?? []) ipset.remove(FENCE_SETS.written, entry);
   for (const set of Object.values(FENCE_SETS)) {
-    if (set === FENCE_SETS.never) continue;
+    if (set === FENCE_SETS.never || (set === FENCE_SETS.written && written !== null)) continue;
     for (const { entry } of ipset.list(set)) if (sourceOf(entry) === address) ipset.remove(set, entry);
   }
 }
