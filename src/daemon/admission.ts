@@ -1,15 +1,17 @@
 import { dirname } from 'node:path';
 import type { Caller, LaunchRequest } from '../api/service.ts';
-import { fail, type ErrorCode, type Problem } from '../core/errors.ts';
+import { fail, type Problem } from '../core/errors.ts';
 import type { Engine, EngineFacts, ImageFacts } from '../core/ports/engine.ts';
 import { printable } from '../core/text.ts';
 import { formatBytes } from '../core/units.ts';
 import { unenforceableProblems } from '../profile/enforceable.ts';
-import { formatProblem, parseProfile, type ParsedProfile } from '../profile/parse.ts';
+import type { StrictDocument } from '../profile/document.ts';
+import { parseProfile, type ParsedProfile } from '../profile/parse.ts';
 import { problemAtPath } from '../profile/problems.ts';
 import { resolveProfile } from '../profile/resolve.ts';
 import type { Spec } from '../profile/spec.ts';
 import { digestOf, readTrustedProfile } from './profile-file.ts';
+import { placing, refusalAt, refusalOf } from './refusal.ts';
 
 /** What the daemon knows that decides whether a profile may run here and now. */
 export type AdmissionWorld = {
@@ -25,6 +27,8 @@ export type AdmissionWorld = {
 export type Admission = {
   readonly spec: Spec;
   readonly profileText: string;
+  /** Where each part of the profile stands, for what is found wrong with it later. */
+  readonly document: StrictDocument;
   readonly image: ImageFacts;
 };
 
@@ -37,12 +41,12 @@ export async function admit(request: LaunchRequest, caller: Caller, world: Admis
     throw fail('RUNS_TOO_MANY', { detail: `${world.runsMax} runs are alive, which is as many as runsMax allows` });
   const text = await readTrustedProfile({ path: request.profilePath, text: request.profileText }, caller);
   const parsed = parseProfile({ text, file: request.profilePath });
-  if (!parsed.ok) throw invalid(parsed.problems);
+  if (!parsed.ok) throw refusalOf('PROFILE_INVALID', parsed.problems);
   const resolved = resolveProfile({ parsed, digest: digestOf(text), folder: dirname(request.profilePath) });
-  if (!resolved.ok) throw invalid(resolved.problems);
+  if (!resolved.ok) throw refusalOf('PROFILE_INVALID', resolved.problems);
   const later = unenforceableProblems(parsed, resolved.spec);
-  if (later.length > 0) throw withProblems('NOT_ENFORCEABLE', later);
-  const spec = withCommand(resolved.spec, request.command);
+  if (later.length > 0) throw refusalOf('NOT_ENFORCEABLE', later);
+  const spec = withCommand(resolved.spec, request.command, parsed.document);
   refuseBeyondHost(spec, parsed, world.engineFacts);
   if (world.isQuarantined(spec.name)) {
     throw fail('PROFILE_QUARANTINED', {
@@ -50,30 +54,23 @@ export async function admit(request: LaunchRequest, caller: Caller, world: Admis
       hint: `read \`ringfence incidents\`, then \`ringfence release ${spec.name}\``,
     });
   }
-  const unknownSink = spec.alerts.find((name) => !world.sinkNames.has(name));
-  if (unknownSink !== undefined)
-    throw fail('SINK_UNKNOWN', { detail: `alerts: the daemon has no sink "${unknownSink}"` });
-  const image = await world.engine.resolveImage(spec.image);
-  return { spec, profileText: text, image };
-}
-
-function invalid(problems: readonly Problem[]): Error {
-  return withProblems('PROFILE_INVALID', problems);
-}
-
-function withProblems(code: ErrorCode, problems: readonly Problem[]): Error {
-  return fail(code, { detail: problems.map(formatProblem).join('\n'), problems });
-}
-
-function withCommand(spec: Spec, given: readonly string[] | null): Spec {
-  if (!spec.commandFromCaller) {
-    if (given !== null)
-      throw fail('COMMAND_FIXED', {
-        detail: `${spec.name} names its command, so "${printable(given[0] ?? '')}" cannot replace it`,
-      });
-    return spec;
+  const { document } = parsed;
+  const unknownSink = spec.alerts.findIndex((name) => !world.sinkNames.has(name));
+  if (unknownSink !== -1) {
+    const refused = fail('SINK_UNKNOWN', { detail: `the daemon has no sink "${spec.alerts[unknownSink]}"` });
+    throw refusalAt(['alerts', unknownSink], refused, document);
   }
-  if (given === null || given.length === 0) throw fail('COMMAND_MISSING');
+  const image = await placing(['image'], document, () => world.engine.resolveImage(spec.image));
+  return { spec, profileText: text, document, image };
+}
+
+function withCommand(spec: Spec, given: readonly string[] | null, document: StrictDocument): Spec {
+  if (!spec.commandFromCaller) {
+    if (given === null) return spec;
+    const detail = `is fixed by the profile, so "${printable(given[0] ?? '')}" cannot replace it`;
+    throw refusalAt(['command'], fail('COMMAND_FIXED', { detail }), document);
+  }
+  if (given === null || given.length === 0) throw refusalAt(['command'], fail('COMMAND_MISSING'), document);
   return { ...spec, command: given };
 }
 
@@ -90,5 +87,5 @@ function refuseBeyondHost(spec: Spec, { document }: ParsedProfile, host: EngineF
     const has = formatBytes(host.memoryBytes);
     refuse(['limits', 'memory'], `must be at most ${has}, the memory of this host, got ${formatBytes(memoryBytesMax)}`);
   }
-  if (problems.length > 0) throw withProblems('HOST_CANNOT_ENFORCE', problems);
+  if (problems.length > 0) throw refusalOf('HOST_CANNOT_ENFORCE', problems);
 }

@@ -9,6 +9,8 @@ import { cgroupParentOf, makeRunCgroup, removeRunCgroup } from '../meter/cgroup.
 import { leafPathsOf } from '../meter/layout.ts';
 import { readLimits, type HeldLimit } from '../meter/limits.ts';
 import { killProcesses, pidsOf } from '../meter/processes.ts';
+import type { Path, StrictDocument } from '../profile/document.ts';
+import { problemAtPath } from '../profile/problems.ts';
 import type { Spec } from '../profile/spec.ts';
 import { boundsOf, budgetPlansOf } from '../run/bounds.ts';
 import { SHELL } from '../run/environment.ts';
@@ -19,6 +21,7 @@ import { compareLaunch, type KernelLimits } from '../run/readback.ts';
 import type { IncidentDesk } from './incident-desk.ts';
 import { checkMount, recheckMount, type CheckedMount, type HostPlaces } from './mounts.ts';
 import { readNamespaces, readProcessFacts } from './proc-facts.ts';
+import { placing, refusalOf } from './refusal.ts';
 import { readSecrets, type SecretStore } from './secrets.ts';
 import type { NewRun } from './supervisor.ts';
 
@@ -42,17 +45,21 @@ export type HostParts = {
 /** Checks what only the real host can tell (mounts, secrets, the image's shell) and builds the ports of one run. */
 export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts> {
   const { admission, runId, caller, request } = run;
-  const { spec, image } = admission;
+  const { spec, image, document } = admission;
   const { engine, engineFacts, fence, warden, ledger, incidents, secretStore, version } = parts;
   const mounts = await Promise.all(
-    spec.mounts.map((mount) =>
-      checkMount({ ...mount, grantor: caller, profilePath: request.profilePath }, parts.places),
+    spec.mounts.map((mount, index) =>
+      placing(['mounts', index, 'host'], document, () =>
+        checkMount({ ...mount, grantor: caller, profilePath: request.profilePath }, parts.places),
+      ),
     ),
   );
-  const secrets = await readSecrets(spec.secrets, { grantor: caller, sharedFolders: parts.sharedSecretFolders });
+  const secrets = await placing(['secrets'], document, () =>
+    readSecrets(spec.secrets, { grantor: caller, sharedFolders: parts.sharedSecretFolders }),
+  );
   const hasShell = spec.secrets.length > 0 && (await engine.imageHasFile(image.digest, SHELL));
   const facts = { spec, image, engine: engineFacts, hasShell, labels: run.labels };
-  refuseProblems(facts);
+  refuseProblems(facts, document);
   const hostNamespaces = await readNamespaces('self');
   const cgroupParent = cgroupParentOf(runId, engineFacts.cgroupDriver);
   const binds = mounts.map((mount, index) => bindOf(mount, spec.mounts[index]?.path ?? ''));
@@ -102,13 +109,21 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
   };
 }
 
-function refuseProblems(facts: Parameters<typeof launchProblems>[0]): void {
+function refuseProblems(facts: Parameters<typeof launchProblems>[0], document: StrictDocument): void {
   const problems = launchProblems(facts);
+  const label = problems.find(({ path }) => path === 'labels');
+  // A label comes from the command line, so it has no place in the file.
+  if (label !== undefined) throw fail('REQUEST_INVALID', { detail: `labels ${label.message}` });
   if (problems.length === 0) return;
-  const detail = problems
-    .map((each) => `${each.path}: ${each.message}${each.hint === null ? '' : ` (${each.hint})`}`)
-    .join('\n');
-  throw fail('PROFILE_INVALID', { detail, hint: 'correct the profile, or build another image' });
+  throw refusalOf(
+    'PROFILE_INVALID',
+    problems.map((found) => problemAtPath(keysOf(found.path), found, document)),
+  );
+}
+
+/** `mounts[0].path` as the document wants it. */
+function keysOf(path: string): Path {
+  return [...path.matchAll(/[^.[\]]+/g)].map(([key]) => (/^\d+$/.test(key) ? Number(key) : key));
 }
 
 function bindOf(mount: CheckedMount, target: string): ContainerPlan['binds'][number] {

@@ -28,8 +28,10 @@ import type { RunPorts } from '../run/ports.ts';
 import { containerIdOf, initialState } from '../run/state.ts';
 import { admit, type Admission, type AdmissionWorld } from './admission.ts';
 import type { IncidentDesk } from './incident-desk.ts';
+import { describeRefusal } from './refusal.ts';
 import { streamsOf } from './run-streams.ts';
-import { countDenial, detailOf, RunTable, viewOf, type RunEntry } from './run-table.ts';
+import type { RunTable } from './run-table.ts';
+import { countDenial, detailOf, viewOf, type RunEntry } from './run-table.ts';
 
 /** How long an attached launch waits for its caller to come for the terminal. */
 const ATTACH_MS_MAX = 10_000;
@@ -147,7 +149,7 @@ export class Supervisor implements Service {
       kind: 'run.refused' as const,
       profilePath: request.profilePath,
       code,
-      message: messageOf(error),
+      message: describeRefusal(error),
       caller,
     };
     this.options.ledger.append(draft).flushed.catch(() => undefined);
@@ -215,7 +217,7 @@ export class Supervisor implements Service {
     signal.addEventListener('abort', () => gone.reject(fail('REQUEST_INVALID', { detail: 'the caller went away' })), {
       once: true,
     });
-    return Promise.race([found.entry.driver.outcome, gone.promise]);
+    return await Promise.race([found.entry.driver.outcome, gone.promise]);
   }
 
   async stop(run: string, caller: Caller): Promise<void> {
