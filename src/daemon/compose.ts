@@ -111,6 +111,7 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   const table = new RunTable();
   for (const run of replay.ended) table.addPast(run);
   const incidents = deskOf(replay, { ledger, outbox, log });
+  await incidents.requeue(replay.incidents, { settled: replay.settledAlerts, nowMs: Date.now() });
   const parts: HostParts = {
     version: VERSION,
     engine,
@@ -286,6 +287,7 @@ function deskOf(
     version: VERSION,
     past: replay.incidents.map(({ incident }) => incident),
     quarantined: [...replay.quarantined.keys()],
+    countByProfile: replay.incidentsByProfile,
   });
 }
 

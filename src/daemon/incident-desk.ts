@@ -4,13 +4,18 @@ import type { AlertOutbox } from '../core/ports/alert.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import type { ProcessFacts } from '../core/ports/warden.ts';
+import type { ReplayedIncident } from '../ledger/replay.ts';
 import { buildIncident } from '../report/incident.ts';
+import { incidentNotice } from '../report/notice.ts';
+import { summaryOfIncident } from '../report/render.ts';
 import type { RunState } from '../run/state.ts';
 
 /** Incidents kept in memory for `incidents` and `why`; the ledger keeps them all. */
 const INCIDENTS_MAX = 1_000;
 /** Evidence waits here from the breach to the end of its run. */
 const RUNS_WITH_PROCESSES_MAX = 1_000;
+/** An alert older than this is given up by the outbox as well. */
+const REQUEUE_MS_MAX = 72 * 3_600_000;
 
 export type IncidentDeskOptions = {
   readonly version: string;
@@ -20,6 +25,8 @@ export type IncidentDeskOptions = {
   /** What an earlier daemon left in the ledger. */
   readonly past: readonly Incident[];
   readonly quarantined: readonly string[];
+  /** Incidents of all time. */
+  readonly countByProfile: ReadonlyMap<string, number>;
 };
 
 export type RunOrigin = {
@@ -34,11 +41,13 @@ export class IncidentDesk {
   private readonly options: IncidentDeskOptions;
   private readonly incidents = new Map<string, Incident>();
   private readonly quarantine: Set<string>;
+  private readonly countByProfile: Map<string, number>;
   private readonly processes = new Map<string, readonly ProcessFacts[]>();
 
   constructor(options: IncidentDeskOptions) {
     this.options = options;
     this.quarantine = new Set(options.quarantined);
+    this.countByProfile = new Map(options.countByProfile);
     for (const incident of options.past) this.keep(incident);
   }
 
@@ -48,11 +57,13 @@ export class IncidentDesk {
   }
 
   open(state: RunState, incidentId: string, origin: RunOrigin): void {
-    const { ledger, outbox, log } = this.options;
+    const { ledger, log } = this.options;
     const { spec, runId } = state;
     const busiest: readonly ProcessEvidence[] = this.processes.get(runId) ?? [];
     this.processes.delete(runId);
     const head = ledger.head();
+    const earlierIncidents = this.countByProfile.get(spec.name) ?? 0;
+    this.countByProfile.set(spec.name, earlierIncidents + 1);
     const incident = buildIncident({
       id: incidentId,
       host: hostname(),
@@ -62,7 +73,7 @@ export class IncidentDesk {
       launchedBy: origin.caller,
       process: busiest[0] ?? null,
       topProcesses: busiest,
-      earlierIncidents: [...this.incidents.values()].filter((each) => each.subject.profile === spec.name).length,
+      earlierIncidents,
       quarantined: spec.quarantine,
       trust: { fromSeq: origin.fromSeq, toSeq: head.seq, hash: head.hash },
     });
@@ -74,24 +85,33 @@ export class IncidentDesk {
     }
     log.warn({ runId, profile: spec.name, incidentId, rule: incident.what.rule }, 'incident opened');
     // An alert leaves even when the ledger cannot be written: that is when somebody most needs to hear of it.
-    void written.flushed.catch(() => undefined).then(() => this.alert(incident, spec.alerts, outbox));
+    void written.flushed.catch(() => undefined).then(() => this.alert(incident, spec.alerts));
   }
 
-  private async alert(incident: Incident, sinks: readonly string[], outbox: AlertOutbox): Promise<void> {
-    const type = 'incident.opened';
-    const body = JSON.stringify({ type, timestamp: incident.times.detectedAt, data: incident });
+  private async alert(incident: Incident, sinks: readonly string[]): Promise<void> {
     for (const sink of sinks) {
       try {
-        await outbox.enqueue({
-          id: incident.id,
-          sink,
-          type,
-          subject: incident.subject.profile,
-          body,
-        });
+        await this.options.outbox.enqueue({ ...incidentNotice(incident), sink });
       } catch (error) {
         this.options.log.error({ err: error, sink, incidentId: incident.id }, 'alert could not be queued');
       }
+    }
+  }
+
+  /**
+   * After a crash between the record of an incident and its alert the alert is queued again. One that did leave is sent
+   * under the same id, which receivers drop.
+   */
+  async requeue(
+    past: readonly ReplayedIncident[],
+    options: { readonly settled: ReadonlySet<string>; readonly nowMs: number },
+  ): Promise<void> {
+    for (const { at, sinks, incident } of past) {
+      if (options.nowMs - Date.parse(at) > REQUEUE_MS_MAX) continue;
+      await this.alert(
+        incident,
+        sinks.filter((sink) => !options.settled.has(`${sink} ${incident.id}`)),
+      );
     }
   }
 
@@ -107,14 +127,7 @@ export class IncidentDesk {
 
   list(): readonly IncidentSummary[] {
     return [...this.incidents.values()].map((incident) => ({
-      id: incident.id,
-      at: incident.times.detectedAt,
-      profile: incident.subject.profile,
-      runId: incident.subject.runId,
-      reason: incident.what.reason,
-      rule: incident.what.rule,
-      severity: incident.what.severity,
-      summary: incident.what.summary,
+      ...summaryOfIncident(incident),
       quarantined: this.quarantine.has(incident.subject.profile),
     }));
   }

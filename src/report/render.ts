@@ -68,8 +68,8 @@ function breachLine(breach: Breach): string {
 }
 
 function processLines(process: ProcessEvidence): readonly string[] {
-  const argv = printable(process.argv.join(' '), 200);
-  const own = `${process.pid} ${printable(process.executable, 100)}: ${argv} (${formatDuration(process.cpuMs)} of CPU)`;
+  const argv = process.argv.length === 0 ? '' : `: ${printable(process.argv.join(' '), 200)}`;
+  const own = `${process.pid} ${printable(process.executable, 100)}${argv} (${formatDuration(process.cpuMs)} of CPU)`;
   if (process.parents.length === 0) return [own];
   return [own, `started by ${process.parents.map((parent) => printable(parent, 100)).join(' ← ')}`];
 }
