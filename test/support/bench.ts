@@ -1,0 +1,66 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { cpus, release } from 'node:os';
+import type { TestDaemon } from './daemon.ts';
+import { docker } from './lab.ts';
+
+/** What the benchmarks share: profiles of a few lines, quantiles, and a description of the machine without its name. */
+export type BenchProfile = {
+  readonly name: string;
+  readonly image: string;
+  readonly command: readonly string[];
+  readonly budget: Readonly<Record<string, string | number>>;
+};
+
+/** Writes a profile into the daemon's folder and returns its path. */
+export function writeProfile(daemon: TestDaemon, profile: BenchProfile): string {
+  const path = `${daemon.folder}/${profile.name}.yaml`;
+  const document = {
+    apiVersion: 'ringfence/v1',
+    owner: 'bench@example.com',
+    description: 'A run of a benchmark.',
+    user: 10001,
+    limits: { cpu: 1, memory: '128MiB', pids: 32, disk: '16MiB', files: 256 },
+    egress: {},
+    on: { quarantine: false },
+    ...profile,
+  };
+  // JSON is YAML too.
+  writeFileSync(path, JSON.stringify(document, null, 2), { mode: 0o600 });
+  return path;
+}
+
+/** The value below which this share of the values lies. */
+export function quantile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  const upper = sorted[middle] ?? Number.NaN;
+  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2;
+}
+
+/** Date, processors, kernel, engine, Node.js and load: what a figure cannot be read without. */
+export async function describeMachine(): Promise<string> {
+  const engine = await docker('version', '--format', '{{.Server.Version}}');
+  const [load] = readFileSync('/proc/loadavg', 'utf8').split(' ');
+  // The numbers alone: what a vendor appends to its kernel's name says nothing here.
+  const [kernel] = /^[0-9.]+/.exec(release()) ?? ['unknown'];
+  const date = new Date().toISOString().slice(0, 16).replace('T', ' ');
+  return `${date} UTC, ${cpus().length} cores, kernel ${kernel}, engine ${engine}, Node.js ${process.version}, load ${load}`;
+}
+
+export type LedgerLine = {
+  readonly at: string;
+  readonly kind: string;
+  readonly runId?: string;
+};
+
+/** Every record of a daemon that has written less than one segment. */
+export function ledgerLines(daemon: TestDaemon): readonly LedgerLine[] {
+  const text = readFileSync(`${daemon.state}/ledger/ledger-000001.ndjson`, 'utf8');
+  const lines = text.split('\n').filter((line) => line !== '');
+  return lines.map((line) => JSON.parse(line) as LedgerLine);
+}
