@@ -24,7 +24,7 @@ import { examineHost } from './doctor.ts';
 import { groupIdOf } from './groups.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { removeLeftovers } from './leftovers.ts';
-import { portsFor, type HostParts } from './run-ports.ts';
+import { fenceFindings, portsFor, type HostParts } from './run-ports.ts';
 import { RunTable } from './run-table.ts';
 import { SecretStore } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
@@ -331,12 +331,12 @@ async function guardFence(
   while (!signal.aborted) {
     await delay(VERIFY_INTERVAL_MS, undefined, { signal }).catch(() => undefined);
     if (signal.aborted || table.alive().length === 0) continue;
-    const findings = await findingsOf(fence);
+    const findings = await fenceFindings(fence);
     if (findings.length === 0) continue;
     log.error({ findings }, 'the egress rules are not in force');
     ledger.append({ kind: 'enforcement.lost', what: 'egress', findings }).flushed.catch(() => undefined);
     const left = await fence.install().then(
-      () => findingsOf(fence),
+      () => fenceFindings(fence),
       (error: unknown) => [messageOf(error)],
     );
     if (left.length === 0)
@@ -353,14 +353,5 @@ async function guardFence(
         rule: 'egress',
         detail: `the egress rules are not in force: ${left.slice(0, 3).join('; ')}`,
       });
-  }
-}
-
-async function findingsOf(fence: Fence): Promise<readonly string[]> {
-  try {
-    const state = await fence.verify();
-    return state.kind === 'in-force' ? [] : state.findings;
-  } catch (error) {
-    return [messageOf(error)];
   }
 }

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { fail } from '../core/errors.ts';
+import { fail, messageOf } from '../core/errors.ts';
 import type { ContainerPlan, Engine, EngineFacts } from '../core/ports/engine.ts';
 import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
 import type { Ledger } from '../core/ports/record.ts';
@@ -104,6 +104,7 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
       return { unstage: () => secretStore.unstage(runId) };
     },
     readBack: (target) => readBack({ ...target, spec, mounts, hostNamespaces }, parts),
+    fenceFindings: () => fenceFindings(fence),
     openIncident: (state, incidentId) => incidents.open(state, incidentId, { caller, labels: run.labels, fromSeq }),
     now: () => ({ at: new Date().toISOString(), atMs: bootTimeMs() }),
   };
@@ -163,7 +164,7 @@ type ReadBackTarget = {
   readonly hostNamespaces: Readonly<Record<string, string>>;
 };
 
-async function readBack(target: ReadBackTarget, { engine, fence }: HostParts): Promise<ReadBack> {
+async function readBack(target: ReadBackTarget, { engine }: HostParts): Promise<ReadBack> {
   const { plan, spec, mounts, hostNamespaces } = target;
   const before = await engine.inspectContainer(target.containerId);
   // The process is looked at last: one that is still there had its cgroup until then.
@@ -185,13 +186,8 @@ async function readBack(target: ReadBackTarget, { engine, fence }: HostParts): P
     hostNamespaces,
     mountLocations,
   });
-  const state = await fence.verify();
-  const fenceMismatches =
-    state.kind === 'broken'
-      ? state.findings.map((got) => ({ path: 'egress', wanted: 'the base rules in force', got }))
-      : [];
   return {
-    mismatches: [...mismatches, ...fenceMismatches],
+    mismatches,
     bounds: boundsOf(spec),
     note: stillIts
       ? null
@@ -218,4 +214,14 @@ function readKernel(pid: number): KernelLimits | null {
 /** What is unlimited or cannot be found equals no plan. */
 function numberOf(held: HeldLimit): number {
   return typeof held === 'number' ? held : Number.POSITIVE_INFINITY;
+}
+
+/** What is wrong with the base rules; not being able to tell is wrong as well. */
+export async function fenceFindings(fence: Fence): Promise<readonly string[]> {
+  try {
+    const state = await fence.verify();
+    return state.kind === 'in-force' ? [] : state.findings;
+  } catch (error) {
+    return [messageOf(error)];
+  }
 }

@@ -49,6 +49,7 @@ export class Driver {
   private lease: FenceLease | null = null;
   private parentPaths: CgroupPaths | null = null;
   private containerPlan: ContainerPlan | null = null;
+  private fenceFindings: Promise<readonly string[]> = Promise.resolve(['they were never read back']);
   private readonly settled = Promise.withResolvers<Outcome>();
   private readonly attached = Promise.withResolvers<Attachment | null>();
 
@@ -242,11 +243,11 @@ export class Driver {
     const plan = plans.container(this.lease);
     this.containerPlan = plan;
     // By name, because the engine may have made the container although its reply was lost.
-    this.teardown.add('container', () => engine.removeContainer(plan.name));
+    this.teardown.addFirst('container', () => engine.removeContainer(plan.name));
     const containerId = await engine.createContainer(plan);
     if (this.attachTo !== null) {
       const attachment = await engine.attach(containerId, this.attachTo);
-      this.teardown.add('attachment', () => now(() => attachment.close()));
+      this.teardown.addFirst('attachment', () => now(() => attachment.close()));
       this.attached.resolve(attachment);
     }
     this.post({ kind: 'container-created', containerId });
@@ -254,6 +255,9 @@ export class Driver {
 
   private async startContainer(containerId: string): Promise<void> {
     const { engine, warden, cgroups } = this.ports;
+    // Reading the rules back takes about as long as the engine takes to start, so it goes on beside it; the last thing
+    // that changes them, making the network, is behind us.
+    this.fenceFindings = this.ports.fenceFindings();
     const startedAtMs = this.ports.now().atMs;
     await engine.startContainer(containerId);
     const facts = await engine.inspectContainer(containerId);
@@ -275,7 +279,12 @@ export class Driver {
 
   private async readBack(containerId: string): Promise<void> {
     assert(this.containerPlan !== null, 'only a planned container is read back');
-    const { mismatches, bounds, note } = await this.ports.readBack({ containerId, plan: this.containerPlan });
+    const { mismatches: launched, bounds, note } = await this.ports.readBack({ containerId, plan: this.containerPlan });
+    const findings = await this.fenceFindings;
+    const mismatches = [
+      ...launched,
+      ...findings.map((got) => ({ path: 'egress', wanted: 'the base rules in force', got })),
+    ];
     if (mismatches.length > 0) this.post({ kind: 'mismatched', mismatches });
     else this.post({ kind: 'verified', bounds, note });
   }

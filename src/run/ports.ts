@@ -18,6 +18,8 @@ export type RunPorts = {
   stageSecrets(): Promise<{ unstage(): Promise<void> }>;
   /** Compares what the kernel and the engine hold with the plan. An empty list: everything is in force. */
   readBack(options: { readonly containerId: string; readonly plan: ContainerPlan }): Promise<ReadBack>;
+  /** Reads the base rules of the fence back: what is not as it must be. Never rejects; not being able to read is a finding. */
+  fenceFindings(): Promise<readonly string[]>;
   /** Writes the incident, sets the quarantine and queues the alerts. Never throws, never waits. */
   openIncident(state: RunState, incidentId: string): void;
   now(): Stamp;
