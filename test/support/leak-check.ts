@@ -25,10 +25,13 @@ export async function snapshot(): Promise<Snapshot> {
  * What is there now and was not there `before`, once it has settled: cleaning up takes a moment. A test file ends with
  * `expect(await leaksSince(before)).toEqual([])`.
  */
-export async function leaksSince(before: Snapshot): Promise<readonly string[]> {
+export async function leaksSince(
+  before: Snapshot,
+  isOurs: (leak: string) => boolean = () => true,
+): Promise<readonly string[]> {
   let leaks: string[] = [];
   const settled = async (): Promise<boolean> => {
-    leaks = [...(await snapshot())].filter((thing) => !before.has(thing)).toSorted();
+    leaks = [...(await snapshot())].filter((thing) => !before.has(thing) && isOurs(thing)).toSorted();
     return leaks.length === 0;
   };
   await until('nothing is left behind', settled, { deadlineMs: SETTLE_MS_MAX }).catch(() => undefined);
