@@ -1,25 +1,28 @@
 import { readFile, stat } from 'node:fs/promises';
-import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { fail, messageOf } from '../core/errors.ts';
+import { fail, messageOf, type Problem } from '../core/errors.ts';
+import { readDocument } from '../profile/document.ts';
+import { inOrder, problemsOf, ruleOf, type SchemaNode } from '../profile/problems.ts';
+
+const ABSOLUTE = 'must be an absolute path';
 
 /** The daemon's own configuration, written by root. Sinks live here: a profile can name one but never carry a URL. */
 const Sink = z.strictObject({
   type: z.literal('webhook'),
-  url: z.url(),
+  url: z.url('must be a URL such as "https://hooks.example.com/ringfence"'),
   /** Files of one `whsec_…` key each; two during a rotation. */
-  secretFiles: z.array(z.string().startsWith('/')).min(1).max(2),
+  secretFiles: z.array(z.string().startsWith('/', ABSOLUTE)).min(1).max(2),
   /** Lets the sink be on a private or loopback address, and lets it speak plain HTTP there. */
   allowPrivate: z.boolean().default(false),
 });
 
 const Config = z.strictObject({
-  engine: z.string().startsWith('unix://').optional(),
+  engine: z.string().startsWith('unix://', 'must be a socket such as "unix:///var/run/docker.sock"').optional(),
   socket: z
     .strictObject({
       mode: z
         .string()
-        .regex(/^0?[0-7]{3}$/)
+        .regex(/^0?[0-7]{3}$/, 'must be an octal mode such as "0660"')
         .default('0660'),
       group: z.string().optional(),
     })
@@ -32,7 +35,7 @@ const Config = z.strictObject({
       nflogGroup: z.int().min(1).max(65_535).default(86),
     })
     .prefault({}),
-  sinks: z.record(z.string().regex(/^[a-z0-9-]{1,40}$/), Sink).default({}),
+  sinks: z.record(z.string().regex(/^[a-z0-9-]{1,40}$/, 'must be a name of a-z, 0-9 and -'), Sink).default({}),
   runsMax: z.int().min(1).max(10_000).default(512),
 });
 
@@ -44,22 +47,25 @@ const CONFIG_BYTES_MAX = 256 * 1024;
 /** Reads and checks the file. A file that is not there is an error only when somebody named it. */
 export async function loadConfig(path: string, options: { readonly required: boolean }): Promise<DaemonConfig> {
   const text = await readConfigText(path, options);
-  const document = parseDocument(text ?? '{}', { uniqueKeys: true, strict: true, maxAliasCount: 0 } as Parameters<
-    typeof parseDocument
-  >[1]);
-  const [first] = document.errors;
-  if (first !== undefined) {
-    const place = first.linePos?.[0];
-    throw fail('CONFIG_INVALID', {
-      detail: `${path}:${place?.line ?? 1}:${place?.col ?? 1} ${first.message.split('\n')[0] ?? ''}`,
-    });
-  }
-  const parsed = Config.safeParse(document.toJS() ?? {});
+  // A file of comments alone is a configuration that leaves everything as it is.
+  const document = readDocument({ file: path, text: text === null || isBlank(text) ? '{}' : text });
+  if (!document.ok) throw invalid(document.problems);
+  const parsed = Config.safeParse(document.value, { error: ruleOf });
   if (!parsed.success) {
-    const issues = parsed.error.issues.map((issue) => `${path}: ${issue.path.join('.') || 'file'}: ${issue.message}`);
-    throw fail('CONFIG_INVALID', { detail: issues.join('\n') });
+    const schema = z.toJSONSchema(Config, { io: 'input' }) as SchemaNode;
+    const judged = problemsOf(parsed.error.issues, { document, schema, hidden: () => false });
+    throw invalid([...document.problems, ...judged]);
   }
+  if (document.problems.length > 0) throw invalid(document.problems);
   return parsed.data;
+}
+
+function isBlank(text: string): boolean {
+  return text.split('\n').every((line) => /^\s*(?:#.*)?$/.test(line));
+}
+
+function invalid(problems: readonly Problem[]): Error {
+  return fail('CONFIG_INVALID', { problems: inOrder(problems) });
 }
 
 async function readConfigText(path: string, options: { readonly required: boolean }): Promise<string | null> {

@@ -108,9 +108,12 @@ export async function checkMount(request: MountRequest, places: HostPlaces): Pro
   if (FORBIDDEN_FILESYSTEMS.has(location.type)) refuse(`${shown} is in a ${location.type} filesystem of the kernel`);
   const place = await forbiddenPlace({ realPath, location, mounts, ...request }, places);
   if (place !== null) refuse(`${shown} reaches ${place}`);
-  const handle = await openChecked(realPath).catch((error: unknown) =>
-    refuse(`it cannot be opened as a folder or file (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`),
-  );
+  const handle = await openChecked(realPath).catch((error: unknown) => {
+    const { code } = error as NodeJS.ErrnoException;
+    // A socket cannot be opened at all (open(2)).
+    if (code === 'ENXIO') return refuse(`${shown} is a socket, a device or a pipe`);
+    return refuse(`it cannot be opened as a folder or file (${code ?? 'unknown error'})`);
+  });
   try {
     const found = await handle.stat();
     if (!found.isDirectory() && !found.isFile()) refuse(`${shown} is a socket, a device or a pipe`);
