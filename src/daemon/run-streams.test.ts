@@ -21,7 +21,7 @@ async function signal(name: string, at: { readonly phase: RunPhase; readonly con
     resizeTty: async () => undefined,
     signalContainer: async (containerId: string, sent: string) => void happened.push([containerId, sent]),
   };
-  await streamsOf(driver, engine).signal(name as NodeJS.Signals);
+  await streamsOf(driver, engine).signal(name);
   return happened;
 }
 

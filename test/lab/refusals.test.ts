@@ -74,7 +74,7 @@ async function expectRefused(file: string, expected: Expected, words: readonly s
 }
 
 function refuses(title: string, changes: ProfileLines, expected: Expected, words?: readonly string[]): void {
-  it(title, async () => {
+  it(`${title}, with its place`, async () => {
     await expectRefused(writeProfile(at('profile.yaml'), changes), expected, words);
   });
 }
