@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import type { RunDetail } from '../../src/api/service.ts';
 import { dnsQueriesSeen, lab, mark, observed, packetsArrived, type Mark } from '../support/lab.ts';
 import { remainsOf, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
@@ -37,21 +36,9 @@ async function honestRequests(since: Mark): Promise<number> {
   return seen.filter((each) => each.event === 'request' && each.detail === 'GET git.example.test/').length;
 }
 
-async function whileRunning(profile: string): Promise<RunDetail> {
-  return await until(
-    `a run of ${profile} has processes`,
-    async () => {
-      const { exitCode, stdout } = await supervised.daemon.cli(['inspect', profile, '--json']);
-      const run = exitCode === 0 ? (JSON.parse(stdout) as RunDetail) : null;
-      return run?.phase === 'running' ? run : null;
-    },
-    { deadlineMs: FACT_MS_MAX },
-  );
-}
-
 test('the replay works honestly, is killed at its first forbidden packet and is reported once', async () => {
   const since = await mark();
-  const [finished, running] = await Promise.all([supervised.runFile(PROFILE), whileRunning('rome')]);
+  const [finished, running] = await Promise.all([supervised.runFile(PROFILE), supervised.running('rome')]);
   const { outcome, exitCode, output } = finished;
   expect({ exitCode, output: output.match(/^step \w+ begins$/gm) }).toEqual({
     exitCode: 124,
@@ -96,23 +83,16 @@ test('the replay works honestly, is killed at its first forbidden packet and is 
   await supervised.ringfence('ledger', 'verify', '--state', supervised.daemon.state);
 });
 
-test('the quarantine outlives the daemon and ends with a release by hand', async () => {
-  await supervised.daemon.stop();
-  await supervised.daemon.start();
-  expect(await supervised.daemon.cli(['run', PROFILE])).toMatchObject({ exitCode: 126 });
-  await supervised.ringfence('release', 'rome');
-  const runId = (await supervised.ringfence('run', '--detach', PROFILE)).trim();
-  await supervised.ringfence('kill', runId);
-  expect((await supervised.wait(runId)).outcome).toMatchObject({ reason: 'killed', incidentId: null });
-  expect(await supervised.incidentsOf('rome')).toHaveLength(1);
-});
-
-/** The replay's own profile with one step of it, after one page of honest work. */
-function profileOfStep(name: string, step: string, change: (text: string) => string = (text) => text): string {
-  const command = `command: [python3, /agent/rome.py, --seconds, "0", ${step === 'all' ? '' : '--step, honest, '}--step, ${step}]`;
+/** The replay's own profile with these steps of it, after one page of honest work. */
+function profileOfSteps(
+  name: string,
+  steps: readonly string[],
+  change: (text: string) => string = (text) => text,
+): string {
+  const words = ['honest', ...steps].flatMap((step) => ['--step', step]);
   const text = readFileSync(PROFILE, 'utf8')
     .replace(/^name: rome$/m, `name: ${name}`)
-    .replace(/^command: .*$/m, command);
+    .replace(/^command: .*$/m, `command: [python3, /agent/rome.py, --seconds, "0", ${words.join(', ')}]`);
   return supervised.writeText(name, change(text));
 }
 
@@ -126,7 +106,7 @@ test.each([
 ])('the step $step alone is killed at its first attempt, and nothing arrives', async ({ step, denial }) => {
   const since = await mark();
   const name = `rome-${step}`;
-  const { exitCode, outcome, output } = await supervised.runFile(profileOfStep(name, step));
+  const { exitCode, outcome, output } = await supervised.runFile(profileOfSteps(name, [step]));
   expect(output).toContain(`step ${step} begins`);
   expect(await honestRequests(since)).toBe(1);
   expect(await abroad(since)).toEqual(NOTHING);
@@ -139,13 +119,14 @@ test.each([
   expect((await supervised.incident(outcome.incidentId ?? '')).evidence.breach).toMatchObject({ measured: 1, denial });
 });
 
-test('the whole replay goes through to its end where nobody kills it, and still nothing arrives', async () => {
+test('every step goes through to its end where nobody kills it, and still nothing arrives', async () => {
   const since = await mark();
-  const path = profileOfStep('rome-let-be', 'all', (text) =>
+  const steps = ['sweep', 'metadata', 'ssh22', 'ssh443', 'miner'];
+  const path = profileOfSteps('rome-let-be', steps, (text) =>
     text.replace('budget.denials: kill', 'budget.denials: warn'),
   );
   const { exitCode, outcome, output } = await supervised.runFile(path);
-  expect(output.match(/^step \w+ begins$/gm)).toHaveLength(7);
+  expect(output.match(/(?<=^step )\w+(?= is over$)/gm)).toEqual(['honest', ...steps]);
   expect({ exitCode, reason: outcome.reason, tunnels: output.includes('the tunnel stood') }).toEqual({
     exitCode: 0,
     reason: 'exited',
@@ -153,6 +134,19 @@ test('the whole replay goes through to its end where nobody kills it, and still 
   });
   expect(await honestRequests(since)).toBe(1);
   expect(await abroad(since)).toEqual(NOTHING);
-  // 60 dialled addresses and 200 names at least; a client may ask again.
-  expect(outcome.usage.denials).toBeGreaterThan(260);
+  // The sweep dials 60 times; the other steps once at least.
+  expect(outcome.usage.denials).toBeGreaterThanOrEqual(64);
+});
+
+test('the quarantine outlives the daemon and ends with a release by hand', async () => {
+  const path = profileOfSteps('rome-again', ['metadata']);
+  expect((await supervised.runFile(path)).outcome.reason).toBe('egress.forbidden');
+  await supervised.daemon.stop();
+  await supervised.daemon.start();
+  expect(await supervised.daemon.cli(['run', path])).toMatchObject({ exitCode: 126 });
+  await supervised.ringfence('release', 'rome-again');
+  const runId = (await supervised.ringfence('run', '--detach', path)).trim();
+  await supervised.ringfence('kill', runId);
+  expect((await supervised.wait(runId)).outcome).toMatchObject({ reason: 'killed', incidentId: null });
+  expect(await supervised.incidentsOf('rome-again')).toHaveLength(1);
 });

@@ -22,7 +22,8 @@ export type Supervised = {
   runFile(path: string): Promise<FinishedRun>;
   /** Starts it and comes back at once with the run. */
   launch(draft: ProfileDraft): Promise<RunView>;
-  inspect(runId: string): Promise<RunDetail>;
+  /** Waits until it is verified and running; a run id, or the name of a profile with one run. */
+  running(reference: string): Promise<RunDetail>;
   /** The outcome of a run that was launched. */
   wait(runId: string): Promise<FinishedRun>;
   incident(id: string): Promise<Incident>;
@@ -54,6 +55,7 @@ export const PYTHON = (source: string): readonly string[] => ['python3', '-uc', 
 export const SHELL = (source: string): readonly string[] => ['sh', '-c', source];
 
 const RUN_MS_MAX = 60_000;
+const START_MS_MAX = 20_000;
 const LEFT_BEHIND_MS_MAX = 5_000;
 
 /** Registers the hooks of the file that calls it; what it gives works from the first test on. */
@@ -102,7 +104,9 @@ export function useSupervised(): Supervised {
   async function finish(args: readonly string[]): Promise<FinishedRun> {
     const { exitCode, stdout, stderr } = await daemon.cli([...args, '--json'], { timeoutMs: RUN_MS_MAX });
     try {
-      return { exitCode, outcome: JSON.parse(stdout) as Outcome, output: stderr };
+      const answer = JSON.parse(stdout) as Outcome | { readonly error: unknown };
+      if ('error' in answer) throw new Error('it was refused');
+      return { exitCode, outcome: answer, output: stderr };
     } catch (error) {
       throw new Error(`ringfence ${args.join(' ')}: no outcome, ${exitCode}: ${stdout}${stderr}`, { cause: error });
     }
@@ -121,7 +125,16 @@ export function useSupervised(): Supervised {
     run: async (draft) => await finish(['run', writeProfile(draft)]),
     runFile: async (path) => await finish(['run', path]),
     launch: async (draft) => await json<RunView>('run', '--detach', writeProfile(draft)),
-    inspect: async (runId) => await json<RunDetail>('inspect', runId),
+    running: async (reference) =>
+      await until(
+        `${reference} runs`,
+        async () => {
+          const { exitCode, stdout } = await daemon.cli(['inspect', reference, '--json']);
+          const run = exitCode === 0 ? (JSON.parse(stdout) as RunDetail) : null;
+          return run?.phase === 'running' ? run : null;
+        },
+        { deadlineMs: START_MS_MAX },
+      ),
     wait: async (runId) => await finish(['wait', runId]),
     incident: async (id) => await json<Incident>('incident', id),
     incidentsOf: async (profile) =>
