@@ -14,6 +14,7 @@ async function signal(name: string, at: { readonly phase: RunPhase; readonly con
   const driver = {
     state,
     attachment: Promise.resolve(null),
+    started: new Promise<never>(() => undefined),
     outcome: new Promise<never>(() => undefined),
     post: (event: unknown) => void happened.push(event),
   };
@@ -46,5 +47,34 @@ describe('a signal of an attached caller', () => {
     ['SIGTERM', 'over', { kind: 'none' }, []],
   ] as const)('%s in phase %s with the container %o leads to %o', async (name, phase, container, expected) => {
     expect(await signal(name, { phase, container })).toEqual(expected);
+  });
+});
+
+describe('the size of an attached terminal', () => {
+  it('that came before the container is set as soon as it has started, and only the latest', async () => {
+    const sizes: unknown[] = [];
+    const started = Promise.withResolvers<boolean>();
+    const state = initialState({ runId: 'r000000000001', spec: specOf(), imageDigest: null });
+    const driver = {
+      state: { ...state, container: { kind: 'starting', containerId: 'c1' } as ContainerState },
+      attachment: Promise.resolve(null),
+      started: started.promise,
+      outcome: new Promise<never>(() => undefined),
+      post: () => undefined,
+    };
+    const engine = {
+      resizeTty: async (...size: readonly unknown[]) => void sizes.push(size),
+      signalContainer: async () => undefined,
+    };
+    const streams = streamsOf(driver, engine);
+    await streams.resize({ columns: 80, rows: 24 });
+    await streams.resize({ columns: 101, rows: 41 });
+    expect(sizes).toEqual([]);
+    started.resolve(true);
+    await started.promise;
+    expect(sizes).toEqual([['c1', { columns: 101, rows: 41 }]]);
+    driver.state = { ...driver.state, container: STARTED };
+    await streams.resize({ columns: 120, rows: 50 });
+    expect(sizes.at(-1)).toEqual(['c1', { columns: 120, rows: 50 }]);
   });
 });

@@ -8,12 +8,22 @@ import { containerIdOf } from '../run/state.ts';
 /** What ends a program that does not handle it, and so ends a launch whose agent is not there yet to take it. */
 const ENDING_SIGNALS: ReadonlySet<string> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']);
 
-type AttachedDriver = Pick<Driver, 'state' | 'attachment' | 'outcome' | 'post'>;
+type TerminalSize = { readonly columns: number; readonly rows: number };
+type AttachedDriver = Pick<Driver, 'state' | 'attachment' | 'started' | 'outcome' | 'post'>;
 type AttachedEngine = Pick<Engine, 'resizeTty' | 'signalContainer'>;
 
 /** The caller's side of an attached run. What the agent writes is handed on as it comes and never interpreted. */
 export function streamsOf(driver: AttachedDriver, engine: AttachedEngine): RunStreams {
   const detached = new AbortController();
+  let wantedSize: TerminalSize | null = null;
+  const applySize = async (): Promise<void> => {
+    const containerId = containerIdOf(driver.state);
+    if (containerId === null || wantedSize === null) return;
+    // A terminal of another size is no reason to lose the run; most often its agent has just ended.
+    await engine.resizeTty(containerId, wantedSize).catch(() => undefined);
+  };
+  // A terminal has no size before its container has started, and the caller tells its own long before that.
+  void driver.started.then((started) => (started ? applySize() : undefined));
   return {
     output: outputOf(driver, detached.signal),
     async write(bytes) {
@@ -25,8 +35,8 @@ export function streamsOf(driver: AttachedDriver, engine: AttachedEngine): RunSt
       void driver.attachment.then((attachment) => attachment?.stdin?.end());
     },
     async resize(size) {
-      const containerId = containerIdOf(driver.state);
-      if (containerId !== null && driver.state.container.kind === 'started') await engine.resizeTty(containerId, size);
+      wantedSize = size;
+      if (driver.state.container.kind === 'started') await applySize();
     },
     async signal(name) {
       const { container, phase } = driver.state;

@@ -52,6 +52,7 @@ export class Driver {
   private fenceFindings: Promise<readonly string[]> = Promise.resolve(['they were never read back']);
   private readonly settled = Promise.withResolvers<Outcome>();
   private readonly attached = Promise.withResolvers<Attachment | null>();
+  private readonly startedOrOver = Promise.withResolvers<boolean>();
 
   constructor(options: DriverOptions) {
     this.current = options.state;
@@ -80,6 +81,11 @@ export class Driver {
   /** The agent's terminal or pipes once the container exists; null when the run ends before that. */
   get attachment(): Promise<Attachment | null> {
     return this.attached.promise;
+  }
+
+  /** True once the engine has started the container; false when the run ends before that. */
+  get started(): Promise<boolean> {
+    return this.startedOrOver.promise;
   }
 
   post(happening: Happening): void {
@@ -260,6 +266,7 @@ export class Driver {
     this.fenceFindings = this.ports.fenceFindings();
     const startedAtMs = this.ports.now().atMs;
     await engine.startContainer(containerId);
+    this.startedOrOver.resolve(true);
     const facts = await engine.inspectContainer(containerId);
     const { pid } = facts;
     const leafPaths = pid === null ? null : leafPathsOrNull(() => cgroups.leafPathsOf(pid));
@@ -324,6 +331,7 @@ export class Driver {
     this.timers.clear();
     const failures = await this.teardown.run();
     this.attached.resolve(null);
+    this.startedOrOver.resolve(false);
     this.post({ kind: 'torn-down', failures });
   }
 
