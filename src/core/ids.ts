@@ -1,9 +1,6 @@
 /** A run id is `r` and 12 characters of [0-9a-z]: short enough for a bridge name, a cgroup and a terminal column. */
 export const RUN_ID_PATTERN = /^r[0-9a-z]{12}$/;
 
-/** An incident id is `i` and 12 characters of [0-9a-z]. */
-export const INCIDENT_ID_PATTERN = /^i[0-9a-z]{12}$/;
-
 /** A profile name: it becomes part of labels, file names and metric labels, so nothing else is ever allowed in it. */
 export const PROFILE_NAME_PATTERN = /^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/;
 

@@ -17,8 +17,10 @@ import { peerCredentials } from '../kernel/libc.ts';
 import { openLedger, type OpenedLedger } from '../ledger/ledger.ts';
 import { replayLedger, type Replay } from '../ledger/replay.ts';
 import { NEVER_RANGES } from '../policy/egress.ts';
+import { takeAfterlife } from '../warden/afterlife.ts';
 import { startWarden, type WardenClient } from '../warden/client.ts';
 import { VERSION } from '../core/version.ts';
+import { adoptRuns, replayAfterlife } from './adoption.ts';
 import { loadConfig, readSinkKeys, type DaemonConfig } from './config.ts';
 import { examineHost } from './doctor.ts';
 import { groupIdOf } from './groups.ts';
@@ -125,7 +127,6 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
     sharedSecretFolders: [SHARED_SECRETS_FOLDER],
   };
   const clean = cleanerOf({ parts, replay, log, table });
-  await clean(new Set(), replay.open);
   const supervisor = new Supervisor({
     version: VERSION,
     admission: {
@@ -152,6 +153,14 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   hooks.onReport = (report) => supervisor.receive(report);
   hooks.onLost = (detail) => supervisor.onWardenLost(detail);
   closers.push(() => supervisor.stopAll());
+
+  const left = await adoptRuns(replay.open, { engine, supervisor, log, portsFor: (run) => portsFor(run, parts) });
+  replayAfterlife(
+    takeAfterlife(join(statePath, 'warden')).map(({ report }) => report),
+    supervisor,
+  );
+  const adopted = new Set(table.alive().map(({ driver }) => driver.state.runId));
+  await clean(adopted, left);
 
   const background = new AbortController();
   closers.push(async () => background.abort());

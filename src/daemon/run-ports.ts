@@ -64,7 +64,7 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
   const cgroupParent = cgroupParentOf(runId, engineFacts.cgroupDriver);
   const binds = mounts.map((mount, index) => bindOf(mount, spec.mounts[index]?.path ?? ''));
   const fromSeq = ledger.head().seq + 1;
-  let secretsFolder: string | null = null;
+  let secretsFolder = run.adopted && spec.secrets.length > 0 ? secretStore.staged(runId) : null;
   return {
     engine,
     fence,

@@ -127,6 +127,11 @@ export class SecretStore {
     }
   }
 
+  /** Where the secrets of a run are that an earlier daemon staged. */
+  staged(runId: string): string {
+    return this.folderOf(runId);
+  }
+
   /** Idempotent. */
   async unstage(runId: string): Promise<void> {
     await rm(this.folderOf(runId), { recursive: true, force: true });

@@ -28,6 +28,7 @@ import type { RunPorts } from '../run/ports.ts';
 import { containerIdOf, initialState } from '../run/state.ts';
 import { admit, type Admission, type AdmissionWorld } from './admission.ts';
 import type { IncidentDesk } from './incident-desk.ts';
+import { followLedger } from './event-stream.ts';
 import { describeRefusal } from './refusal.ts';
 import { streamsOf } from './run-streams.ts';
 import type { RunTable } from './run-table.ts';
@@ -57,10 +58,21 @@ export type SupervisorOptions = {
 
 export type NewRun = {
   readonly runId: string;
+  /** True for a run that an earlier daemon launched: its secrets are staged, and its container is there. */
+  readonly adopted: boolean;
   readonly admission: Admission;
   readonly request: LaunchRequest;
   readonly caller: Caller;
   readonly labels: Readonly<Record<string, string>>;
+};
+
+export type AdoptedPast = {
+  readonly admittedAt: string;
+  readonly containerId: string;
+  /** Null when the agent is over. */
+  readonly pid: number | null;
+  readonly startedAt: string;
+  readonly startedAtMs: number;
 };
 
 /** Admits launches, owns the drivers, and hands each report of the warden and the engine to the run it is about. */
@@ -91,8 +103,15 @@ export class Supervisor implements Service {
     const runId = idFrom('r', randomBytes(12));
     try {
       const admission = await admit(request, caller, this.options.admission);
-      const ports = await this.options.portsFor({ runId, admission, request, caller, labels: request.labels });
-      return await this.admitted({ runId, admission, request, caller, labels: request.labels }, ports);
+      const ports = await this.options.portsFor({
+        runId,
+        adopted: false,
+        admission,
+        request,
+        caller,
+        labels: request.labels,
+      });
+      return await this.admitted({ runId, adopted: false, admission, request, caller, labels: request.labels }, ports);
     } catch (error) {
       this.recordRefusal(request, caller, error);
       throw error;
@@ -115,6 +134,9 @@ export class Supervisor implements Service {
       imageDigest: image.digest,
       command: spec.command,
       labels: run.labels,
+      attach: request.attach,
+      tty: request.tty,
+      stdin: request.stdin,
       caller,
     });
     // What runs must be on record before it runs: a launch that cannot be recorded is refused.
@@ -141,6 +163,30 @@ export class Supervisor implements Service {
     if (request.attach) this.waitForCaller(entry);
     else driver.post({ kind: 'launch' });
     return viewOf(entry);
+  }
+
+  /** Takes over a run of an earlier daemon. What happened to it meanwhile follows as events. */
+  adopt(run: NewRun, ports: RunPorts, past: AdoptedPast): void {
+    const { runId, admission, request, caller } = run;
+    const { spec, image } = admission;
+    const driver = new Driver({
+      state: initialState({ runId, spec, imageDigest: image.digest }),
+      incidentId: idFrom('i', randomBytes(12)),
+      ports,
+      attach: null,
+    });
+    this.options.table.add({
+      driver,
+      spec,
+      profilePath: request.profilePath,
+      labels: run.labels,
+      caller,
+      admittedAt: past.admittedAt,
+      denialsByDestination: new Map(),
+    });
+    const { containerId, pid, startedAt, startedAtMs } = past;
+    driver.post({ kind: 'adopt', containerId, pid, startedAt, startedAtMs });
+    this.options.log.info({ runId, profile: spec.name }, 'run adopted');
   }
 
   private recordRefusal(request: LaunchRequest, caller: Caller, error: unknown): void {
@@ -432,46 +478,4 @@ function explainAlive(runId: string, denials: readonly string[]): Explanation {
     evidence: denials,
     change: [],
   };
-}
-
-/** More than this waiting for one slow reader ends its stream. */
-const FOLLOW_RECORDS_MAX = 10_000;
-
-async function* followLedger(
-  ledger: Ledger,
-  options: {
-    readonly follow: boolean;
-    readonly wanted: (record: LedgerRecord) => boolean;
-    readonly signal: AbortSignal;
-  },
-): AsyncIterable<LedgerRecord> {
-  const fresh: LedgerRecord[] = [];
-  let wake = (): void => undefined;
-  const unsubscribe = ledger.subscribe((record) => {
-    if (fresh.length < FOLLOW_RECORDS_MAX) fresh.push(record);
-    wake();
-  });
-  options.signal.addEventListener('abort', () => wake(), { once: true });
-  try {
-    let lastSeq = 0;
-    for await (const record of ledger.read({ fromSeq: 1 })) {
-      lastSeq = record.seq;
-      if (options.wanted(record)) yield record;
-      if (options.signal.aborted) return;
-    }
-    while (options.follow && !options.signal.aborted) {
-      const record = fresh.shift();
-      if (record === undefined) {
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-        continue;
-      }
-      if (record.seq > lastSeq && options.wanted(record)) yield record;
-      if (fresh.length >= FOLLOW_RECORDS_MAX - 1)
-        throw fail('REQUEST_INVALID', { detail: 'the reader of the events is too slow' });
-    }
-  } finally {
-    unsubscribe();
-  }
 }

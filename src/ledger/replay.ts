@@ -36,6 +36,8 @@ export type OpenRun = {
   /** What `run.admitted` holds. */
   readonly admission: LedgerRecord;
   readonly containerId: string | null;
+  /** Milliseconds since boot at which it started; null before that. */
+  readonly startedAtMs: number | null;
 };
 
 /** `stoppedAt` is null for one that was killed; `lastAt` is then the last that is known of it. */
@@ -88,12 +90,19 @@ class Replaying implements Replay {
         return;
       case 'run.admitted':
         if (runId !== null && profile !== null) {
-          const run = { runId, profile, admittedAt: record.at, admission: record, containerId: null };
+          const run = {
+            runId,
+            profile,
+            admittedAt: record.at,
+            admission: record,
+            containerId: null,
+            startedAtMs: null,
+          };
           keep(this.#open, { key: runId, value: run, max: OPEN_KEPT_MAX });
         }
         return;
       case 'run.started':
-        this.#started(runId, record['containerId']);
+        this.#started(runId, record);
         return;
       case 'run.ended':
         if (runId !== null) this.#end(runId, record);
@@ -120,9 +129,15 @@ class Replaying implements Replay {
     }
   }
 
-  #started(runId: string | null, containerId: unknown): void {
+  #started(runId: string | null, record: LedgerRecord): void {
     const run = runId === null ? undefined : this.#open.get(runId);
-    if (run !== undefined) this.#open.set(run.runId, { ...run, containerId: textOf(containerId) });
+    if (run === undefined) return;
+    const { startedAtMs } = record;
+    this.#open.set(run.runId, {
+      ...run,
+      containerId: textOf(record['containerId']),
+      startedAtMs: typeof startedAtMs === 'number' ? startedAtMs : null,
+    });
   }
 
   #end(runId: string, record: LedgerRecord): void {

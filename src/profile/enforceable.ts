@@ -40,9 +40,6 @@ export function unenforceable(spec: Spec): readonly Unenforceable[] {
     if (action !== 'throttle' && action !== 'pause') continue;
     refuse(['on', `budget.${name}`], `the actions are warn, stop and kill, not ${action}`);
   }
-  if (spec.supervisorLost.action !== 'keep') {
-    refuse(['on', 'supervisor.lost'], 'a run outlives the daemon; its limits and rules hold without it');
-  }
   return found;
 }
 

@@ -301,6 +301,6 @@ test('what this version does not hold, each by itself', () => {
     ['mounts[0].size'],
     ['on.budget.cpu'],
     ['on.budget.denials'],
-    ['on.supervisor.lost'],
+    [],
   ]);
 });

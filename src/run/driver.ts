@@ -173,6 +173,8 @@ export class Driver {
     switch (effect.kind) {
       case 'prepare':
         return this.prepare(effect.preparation);
+      case 'adopt':
+        return this.adopt(effect);
       case 'create-container':
         return this.createContainer();
       case 'start-container':
@@ -241,6 +243,34 @@ export class Driver {
         assertNever(preparation);
     }
     this.post({ kind: 'prepared', preparation });
+  }
+
+  /** Takes hold of everything that the daemon before made, so that it is held, measured and released like our own. */
+  private async adopt({ containerId, pid, startedAtMs }: Extract<RunEffect, { kind: 'adopt' }>): Promise<void> {
+    const { ports, teardown } = this;
+    const { engine, fence, warden, cgroups, plans } = ports;
+    const { runId } = this.current;
+    const lease = fence.lease(runId);
+    this.lease = lease;
+    teardown.add('cgroup', () => cgroups.remove(runId));
+    teardown.add('network', () => engine.removeNetwork(plans.network(lease).name));
+    teardown.add('fence', () => fence.disarm(runId));
+    teardown.add('meter', () => now(() => warden.send({ kind: 'unwatch', runId })));
+    teardown.addFirst('container', () => engine.removeContainer(containerId));
+    const staged = await ports.stageSecrets();
+    teardown.add('secrets', () => staged.unstage());
+    this.containerPlan = plans.container(lease);
+    this.parentPaths = await cgroups.make(runId);
+    await fence.arm(plans.grant(lease));
+    this.fenceFindings = ports.fenceFindings();
+    await warden.watch(plans.watch(lease, this.parentPaths));
+    const leafPaths = pid === null ? null : leafPathsOrNull(() => cgroups.leafPathsOf(pid));
+    if (pid !== null && leafPaths !== null) {
+      warden.send({ kind: 'started', runId, pid, leafPaths, startedAtBootMs: startedAtMs });
+    }
+    this.attached.resolve(null);
+    this.post({ kind: 'adopted' });
+    if (pid === null || leafPaths === null) await this.countShortLife(containerId);
   }
 
   private async createContainer(): Promise<void> {

@@ -9,6 +9,15 @@ export type Stamp = { readonly at: string; readonly atMs: number };
 export type RunEvent = Stamp &
   (
     | { readonly kind: 'launch' }
+    /** The container of an earlier daemon is to be taken over: by this one, as it is. */
+    | {
+        readonly kind: 'adopt';
+        readonly containerId: string;
+        readonly pid: number | null;
+        readonly startedAt: string;
+        readonly startedAtMs: number;
+      }
+    | { readonly kind: 'adopted' }
     | { readonly kind: 'prepared'; readonly preparation: Preparation }
     | { readonly kind: 'container-created'; readonly containerId: string }
     | { readonly kind: 'container-started'; readonly pid: number | null; readonly startedAt: string }
@@ -56,6 +65,7 @@ export type EffectFailure = {
 export type RunEffect =
   | { readonly kind: 'prepare'; readonly preparation: Preparation }
   | { readonly kind: 'create-container' }
+  | { readonly kind: 'adopt'; readonly containerId: string; readonly pid: number | null; readonly startedAtMs: number }
   | { readonly kind: 'start-container'; readonly containerId: string }
   | { readonly kind: 'read-back'; readonly containerId: string }
   | { readonly kind: 'kill'; readonly reason: Reason }

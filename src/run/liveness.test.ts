@@ -17,6 +17,13 @@ const BREACH = {
   denial: null,
 } as const;
 const FAILURE = { code: 'ENGINE_FAILED', message: 'no', exitCode: null };
+const ADOPT = {
+  kind: 'adopt',
+  containerId: 'c',
+  pid: 1,
+  startedAt: '2026-01-01T00:00:00.000Z',
+  startedAtMs: 0,
+} as const;
 const STEPS_MAX = 400;
 
 type Happening = RunEvent extends infer Event ? (Event extends RunEvent ? Omit<Event, 'at' | 'atMs'> : never) : never;
@@ -26,14 +33,22 @@ type Happening = RunEvent extends infer Event ? (Event extends RunEvent ? Omit<E
  * deaths in between. Deadlines come when nothing else is left, as they would after a long silence.
  */
 class World {
-  readonly waiting: Happening[] = [{ kind: 'launch' }];
+  readonly waiting: Happening[];
   readonly deadlines: Happening[] = [];
-  #processes: 'none' | 'alive' | 'gone' = 'none';
+  #processes: 'none' | 'alive' | 'gone';
   released = 0;
   settled = 0;
 
+  constructor(begin: 'launch' | 'adopt') {
+    this.waiting = begin === 'launch' ? [{ kind: 'launch' }] : [ADOPT];
+    this.#processes = begin === 'launch' ? 'none' : 'alive';
+  }
+
   take(effect: RunEffect, fails: boolean): void {
     switch (effect.kind) {
+      case 'adopt':
+        this.waiting.push(fails ? { kind: 'effect-failed', effect: 'adopt', failure: FAILURE } : { kind: 'adopted' });
+        return;
       case 'prepare':
         this.waiting.push(
           fails
@@ -117,8 +132,8 @@ test('every run is over some day, whatever fails, in whatever order the answers 
     maxLength: 60,
   });
   fc.assert(
-    fc.property(choices, (script) => {
-      const world = new World();
+    fc.property(fc.constantFrom('launch' as const, 'adopt' as const), choices, (begin, script) => {
+      const world = new World(begin);
       let state = initialState({ runId: 'r000000000000', spec: specOf(), imageDigest: null });
       for (let turn = 0; turn < STEPS_MAX && state.phase !== 'over'; turn += 1) {
         const choice = script[turn % script.length] ?? { pick: 0, fails: 0, interference: 0 };

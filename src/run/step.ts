@@ -1,17 +1,24 @@
 import { assertNever } from '../core/assert.ts';
-import type { Breach, Reason } from '../core/outcome.ts';
-import { USAGE_NONE } from '../core/outcome.ts';
-import { classifyNaturalEnd, isIncident, outcomeOf } from './classify.ts';
+import type { Breach } from '../core/outcome.ts';
+import { isIncident } from './classify.ts';
+import type { Step } from './ending.ts';
+import type { At, EndFacts } from './ending.ts';
+import {
+  emptyDeadline,
+  endAndKill,
+  endOf,
+  finishIfDone,
+  same,
+  supervisorBreach,
+  withEffects,
+  without,
+} from './ending.ts';
 import type { EffectFailure, RunEffect, RunEvent } from './events.ts';
 import type { Preparation, RunEnd, RunState } from './state.ts';
 import { containerIdOf, LAST_DENIALS_MAX, PREPARATIONS } from './state.ts';
 
-export type Step = { readonly state: RunState; readonly effects: readonly RunEffect[] };
-
 /** A launch that takes longer than this has met a sick engine. */
 export const LAUNCH_MS_MAX = 60_000;
-/** The warden confirms a kill in milliseconds; later than this the daemon acts by itself. */
-export const EMPTY_MS_MAX = 5_000;
 /** How long the engine may take to tell an exit code after the last process is gone. */
 export const EXIT_MS_MAX = 2_000;
 /** Denials of one run that get a record each; the rest are counted in the outcome. */
@@ -25,6 +32,10 @@ export function step(state: RunState, event: RunEvent, incidentId: string): Step
   switch (event.kind) {
     case 'launch':
       return onLaunch(state);
+    case 'adopt':
+      return onAdopt(state, event);
+    case 'adopted':
+      return onAdopted(state, event, incidentId);
     case 'prepared':
       return onPrepared(state, event.preparation, event, incidentId);
     case 'container-created':
@@ -67,6 +78,8 @@ function answeredBy(event: RunEvent): string | null {
   switch (event.kind) {
     case 'prepared':
       return prepareKey(event.preparation);
+    case 'adopted':
+      return 'adopt';
     case 'container-created':
       return 'create-container';
     case 'container-started':
@@ -77,7 +90,7 @@ function answeredBy(event: RunEvent): string | null {
     case 'effect-failed': {
       const { preparation } = event.failure;
       if (event.effect === 'prepare') return preparation === undefined ? null : prepareKey(preparation);
-      return ['create-container', 'start-container', 'read-back'].includes(event.effect) ? event.effect : null;
+      return ['adopt', 'create-container', 'start-container', 'read-back'].includes(event.effect) ? event.effect : null;
     }
     default:
       return null;
@@ -85,11 +98,6 @@ function answeredBy(event: RunEvent): string | null {
 }
 
 type EventOf<Kind extends RunEvent['kind']> = Extract<RunEvent, { kind: Kind }>;
-type At = { readonly at: string };
-
-function same(state: RunState, effects: readonly RunEffect[] = []): Step {
-  return { state, effects };
-}
 
 function onLaunch(state: RunState): Step {
   if (state.phase !== 'waiting' || state.end !== null) return same(state);
@@ -103,12 +111,44 @@ function onLaunch(state: RunState): Step {
   };
 }
 
-function prepareKey(preparation: Preparation): string {
-  return `prepare ${preparation}`;
+/** Everything of the run exists already; it is taken over as it is, and then read back like a launch. */
+function onAdopt(before: RunState, event: EventOf<'adopt'>): Step {
+  if (before.phase !== 'waiting' || before.end !== null) return same(before);
+  const { containerId, pid, startedAt, startedAtMs } = event;
+  const state: RunState = {
+    ...before,
+    phase: 'preparing',
+    prepared: PREPARATIONS,
+    container: { kind: 'started', containerId, pid },
+    startedAt,
+    startedAtMs,
+    pending: ['adopt'],
+  };
+  return {
+    state,
+    effects: [
+      { kind: 'set-deadline', name: 'launch', afterMs: LAUNCH_MS_MAX },
+      { kind: 'adopt', containerId, pid, startedAtMs },
+    ],
+  };
 }
 
-function without(state: RunState, key: string): RunState {
-  return { ...state, pending: state.pending.filter((pending) => pending !== key) };
+function onAdopted(before: RunState, event: EventOf<'adopted'>, incidentId: string): Step {
+  const containerId = containerIdOf(before);
+  const state = without(before, 'adopt');
+  const draft = { kind: 'run.adopted' as const, runId: state.runId, profile: state.spec.name, containerId };
+  const adopted: RunEffect = { kind: 'record', draft };
+  if (state.end !== null || state.empty || containerId === null) {
+    return withEffects([adopted], finishIfDone(state, event, incidentId));
+  }
+  return {
+    state: { ...state, pending: [...state.pending, 'read-back'] },
+    effects: [adopted, { kind: 'read-back', containerId }],
+  };
+}
+
+function prepareKey(preparation: Preparation): string {
+  return `prepare ${preparation}`;
 }
 
 function onPrepared(before: RunState, preparation: Preparation, event: At, incidentId: string): Step {
@@ -154,6 +194,7 @@ function onContainerStarted(before: RunState, event: EventOf<'container-started'
       containerId,
       imageDigest: state.imageDigest,
       pid: event.pid,
+      startedAtMs: event.atMs,
     },
   };
   if (state.end !== null && state.empty) return withEffects([started], finishIfDone(state, event, incidentId));
@@ -215,6 +256,12 @@ function onEffectFailed(before: RunState, event: EventOf<'effect-failed'>, incid
       // The engine may have started the container although its reply was lost, so the processes are ended as well.
       if (started && failure.exitCode === null) return { state: exited, effects: [{ kind: 'force-kill' }] };
       return finishIfDone({ ...exited, empty: true }, event, incidentId);
+    }
+    case 'adopt': {
+      const detail = `the run could not be taken over from the daemon before: ${failure.message}`;
+      const breach = supervisorBreach('enforcement.lost', 'supervisor');
+      const end = before.end ?? endOf({ reason: 'enforcement.lost', rule: 'supervisor', detail, breach }, event);
+      return { state: { ...without(before, 'adopt'), phase: 'ending', end }, effects: [{ kind: 'force-kill' }] };
     }
     case 'read-back': {
       const state = without(before, 'read-back');
@@ -415,67 +462,4 @@ function onDeadline(state: RunState, event: EventOf<'deadline'>, incidentId: str
     default:
       return assertNever(event.name);
   }
-}
-
-type EndFacts = {
-  readonly reason: Reason;
-  readonly rule: string | null;
-  readonly detail: string;
-  readonly breach: Breach | null;
-};
-
-function endOf(facts: EndFacts, event: At): RunEnd {
-  return {
-    ...facts,
-    alsoBreached: [],
-    usageAtBreach: null,
-    times: { detectedMs: null, signalledMs: null, emptyMs: null },
-    at: event.at,
-  };
-}
-
-function endAndKill(before: RunState, event: At, facts: EndFacts, incidentId: string): Step {
-  const end = before.end ?? { ...endOf(facts, event), usageAtBreach: before.usage };
-  const state: RunState = { ...before, phase: 'ending', end };
-  if (state.empty) return finishIfDone(state, event, incidentId);
-  if (before.end !== null) return same(state);
-  return { state, effects: [{ kind: 'kill', reason: facts.reason }, emptyDeadline(0)] };
-}
-
-function supervisorBreach(reason: Reason, rule: string): Breach {
-  return { reason, rule, measured: 0, limit: 0, unit: 'none', action: 'kill', denial: null };
-}
-
-function emptyDeadline(graceMs: number): RunEffect {
-  return { kind: 'set-deadline', name: 'empty', afterMs: graceMs + EMPTY_MS_MAX };
-}
-
-function withEffects(effects: readonly RunEffect[], next: Step): Step {
-  return { state: next.state, effects: [...effects, ...next.effects] };
-}
-
-/**
- * Kill, then record, then alert, then release: reached when no process is left, no acquisition is under way, and
- * either the supervisor ended the run or the engine told the exit code.
- */
-function finishIfDone(state: RunState, event: At, incidentId: string): Step {
-  if (!state.empty || state.pending.length > 0 || state.outcome !== null) return same(state);
-  if (state.end === null && state.exit === null) return same(state);
-  const end = state.end ?? classifyNaturalEnd(state, event.at);
-  const opensIncident = isIncident(end.reason) && end.breach !== null;
-  const withEnd: RunState = {
-    ...state,
-    end,
-    phase: 'cleaning',
-    usage: state.startedAt === null ? USAGE_NONE : state.usage,
-  };
-  const outcome = outcomeOf(withEnd, end, { endedAt: event.at, incidentId: opensIncident ? incidentId : null });
-  const record: RunEffect = {
-    kind: 'record',
-    draft: { kind: 'run.ended', runId: state.runId, profile: state.spec.name, outcome },
-  };
-  return {
-    state: { ...withEnd, outcome },
-    effects: [...(opensIncident ? [{ kind: 'open-incident' } as const] : []), record, { kind: 'tear-down' }],
-  };
 }

@@ -25,9 +25,10 @@ export type Gauge = {
 
 /** The file cache that reclaim would drop moves slowly, and costs more to read than all the rest. */
 const INACTIVE_EVERY_MS = 5_000;
-/** The counters of all runs are read in one go; hundreds of runs that end at once must share such readings too. */
+/** The counters of all runs are read in one go, and shared for a while. */
 const TRAFFIC_AGE_MS = 100;
-const TRAFFIC_LAST_AGE_MS = 5;
+/** The last reading is a new one, shared only by the runs that end in the same turn of the loop. */
+const TRAFFIC_LAST_AGE_MS = 0.001;
 const READING_NONE: CgroupReading = {
   cpuMs: 0,
   cpuThrottledMs: 0,

@@ -6,6 +6,7 @@ export type RecordKind =
   | 'run.admitted'
   | 'run.refused'
   | 'run.started'
+  | 'run.adopted'
   | 'run.verified'
   | 'run.ended'
   | 'run.cleaned'

@@ -1,0 +1,123 @@
+import { dirname } from 'node:path';
+import type { Caller, LaunchRequest } from '../api/service.ts';
+import { messageOf } from '../core/errors.ts';
+import type { Engine } from '../core/ports/engine.ts';
+import type { Log } from '../core/ports/log.ts';
+import type { LedgerRecord } from '../core/ports/record.ts';
+import type { WardenReport } from '../core/ports/warden.ts';
+import type { OpenRun } from '../ledger/replay.ts';
+import { parseProfile } from '../profile/parse.ts';
+import { resolveProfile } from '../profile/resolve.ts';
+import { LABEL_RUN } from '../run/plan.ts';
+import type { RunPorts } from '../run/ports.ts';
+import type { Admission } from './admission.ts';
+import { digestOf } from './profile-file.ts';
+import type { NewRun, Supervisor } from './supervisor.ts';
+
+export type AdoptionParts = {
+  readonly engine: Engine;
+  readonly supervisor: Supervisor;
+  readonly log: Log;
+  portsFor(run: NewRun): Promise<RunPorts>;
+};
+
+/**
+ * Takes over every open run whose container is still the one in the ledger, alive or over. Returns the runs that could
+ * not be taken over; they are ended as leftovers. A container that only carries our label is never taken over: the
+ * ledger must name it.
+ */
+export async function adoptRuns(open: readonly OpenRun[], parts: AdoptionParts): Promise<readonly OpenRun[]> {
+  const left: OpenRun[] = [];
+  for (const run of open) {
+    try {
+      if (!(await adoptRun(run, parts))) left.push(run);
+    } catch (error) {
+      parts.log.warn({ runId: run.runId, message: messageOf(error) }, 'run could not be adopted');
+      left.push(run);
+    }
+  }
+  return left;
+}
+
+async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
+  const { containerId, startedAtMs, runId } = run;
+  if (containerId === null || startedAtMs === null) return false;
+  const container = await parts.engine.inspectContainer(containerId);
+  if (container.labels[LABEL_RUN] !== runId || container.startedAt === null) return false;
+  const profile = profileFrom(run.admission);
+  if (profile === null) return false;
+  const image = await parts.engine.resolveImage(textOf(run.admission, 'imageDigest'));
+  const newRun: NewRun = {
+    runId,
+    adopted: true,
+    admission: { ...profile, image },
+    request: requestFrom(run.admission),
+    caller: callerFrom(run.admission),
+    labels: labelsFrom(run.admission),
+  };
+  const ports = await parts.portsFor(newRun);
+  parts.supervisor.adopt(newRun, ports, {
+    admittedAt: run.admittedAt,
+    containerId,
+    pid: container.pid,
+    startedAt: container.startedAt,
+    startedAtMs,
+  });
+  return true;
+}
+
+/**
+ * What the warden did while no daemon was there to hear it, for the runs just taken over. Only what the new warden cannot
+ * find out by itself: the end of the processes it sees in the cgroup.
+ */
+export function replayAfterlife(reports: readonly WardenReport[], supervisor: Supervisor): void {
+  for (const report of reports) {
+    if (report.kind === 'breached' || report.kind === 'warned' || report.kind === 'denied') supervisor.receive(report);
+  }
+}
+
+/** The profile as it was admitted: its text is in the ledger, whatever stands in the file today. */
+function profileFrom(admission: LedgerRecord): Omit<Admission, 'image'> | null {
+  const text = textOf(admission, 'profileText');
+  const file = textOf(admission, 'profilePath');
+  if (digestOf(text) !== textOf(admission, 'profileDigest')) return null;
+  const parsed = parseProfile({ text, file });
+  if (!parsed.ok) return null;
+  const resolved = resolveProfile({ parsed, digest: digestOf(text), folder: dirname(file) });
+  if (!resolved.ok) return null;
+  const command = admission['command'];
+  if (!Array.isArray(command) || !command.every((word) => typeof word === 'string')) return null;
+  return { spec: { ...resolved.spec, command }, profileText: text, document: parsed.document };
+}
+
+function requestFrom(admission: LedgerRecord): LaunchRequest {
+  return {
+    profilePath: textOf(admission, 'profilePath'),
+    profileText: textOf(admission, 'profileText'),
+    command: null,
+    labels: labelsFrom(admission),
+    attach: admission['attach'] === true,
+    tty: admission['tty'] === true,
+    stdin: admission['stdin'] === true,
+  };
+}
+
+/** Written by a daemon of ours, and read as what it must be. */
+function callerFrom(admission: LedgerRecord): Caller {
+  const caller = (admission['caller'] ?? {}) as Partial<Caller>;
+  const number = (value: unknown): number => (typeof value === 'number' ? value : -1);
+  return { uid: number(caller.uid), gid: number(caller.gid), pid: number(caller.pid) };
+}
+
+function labelsFrom(admission: LedgerRecord): Readonly<Record<string, string>> {
+  const labels = admission['labels'];
+  if (typeof labels !== 'object' || labels === null) return {};
+  return Object.fromEntries(
+    Object.entries(labels).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
+  );
+}
+
+function textOf(record: LedgerRecord, field: string): string {
+  const value = record[field];
+  return typeof value === 'string' ? value : '';
+}

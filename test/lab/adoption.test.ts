@@ -1,0 +1,135 @@
+import { expect, test } from 'vitest';
+import type { RunDetail } from '../../src/api/service.ts';
+import { command, lab } from '../support/lab.ts';
+import { SHELL, useSupervised } from '../support/supervised.ts';
+import { until } from '../support/until.ts';
+
+/**
+ * The daemon is killed without warning and started again. While it is away the kernel and the warden hold its runs;
+ * afterwards it takes them over as they are.
+ */
+const world = useSupervised();
+const GAP_MS_MAX = 20_000;
+
+async function containerState(run: RunDetail): Promise<string> {
+  const args = [
+    '--host',
+    `unix://${lab.dockerSocket}`,
+    'inspect',
+    '--format',
+    '{{.State.Status}}',
+    run.containerId ?? '',
+  ];
+  return (await command('docker', args)).stdout.trim();
+}
+
+async function untilOver(run: RunDetail): Promise<void> {
+  await until('the agent is over', async () => (await containerState(run)) === 'exited', { deadlineMs: GAP_MS_MAX });
+}
+
+test('a run goes on, is read back again, and keeps what it had used', async () => {
+  const { runId } = await world.launch({
+    name: 'goes-on',
+    command: SHELL('i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exec sleep 60'),
+  });
+  await world.running(runId);
+  const used = await until(
+    'it has used CPU time',
+    async () => {
+      const { usage } = await world.running(runId);
+      return usage.cpuMs > 300 ? usage.cpuMs : null;
+    },
+    { deadlineMs: GAP_MS_MAX },
+  );
+  await world.daemon.crash();
+  await world.daemon.start();
+  const adopted = await world.running(runId);
+  expect(adopted.usage.cpuMs).toBeGreaterThanOrEqual(used);
+  expect(await containerState(adopted)).toBe('running');
+  await world.ringfence('kill', runId);
+  const { outcome } = await world.wait(runId);
+  expect(outcome).toMatchObject({ reason: 'killed', incidentId: null });
+  const kinds = (await world.records(runId)).map((record) => record.kind);
+  expect(kinds).toEqual([
+    'run.admitted',
+    'run.started',
+    'run.verified',
+    'run.adopted',
+    'run.verified',
+    'command.issued',
+    'run.ended',
+    'run.cleaned',
+  ]);
+});
+
+test('wall time counts from the start of the run, the gap included', async () => {
+  const { runId } = await world.launch({
+    name: 'wall-goes-on',
+    command: SHELL('exec sleep 60'),
+    budget: { wall: '6s' },
+  });
+  await world.running(runId);
+  await world.daemon.crash();
+  await world.daemon.start();
+  const { outcome } = await world.wait(runId);
+  expect(outcome.reason).toBe('budget.wall');
+  expect(outcome.usage.wallMs).toBeGreaterThanOrEqual(6_000);
+  expect(outcome.usage.wallMs).toBeLessThan(7_500);
+});
+
+test('a budget that is used up while nobody is there is a kill then, and an incident later', async () => {
+  const { runId } = await world.launch({
+    name: 'burns-alone',
+    command: SHELL('sleep 3; while :; do :; done'),
+    budget: { cpu: '1s' },
+    on: { quarantine: true },
+  });
+  const run = await world.running(runId);
+  const alertsBefore = world.receiver.deliveries.length;
+  await world.daemon.crash();
+  await untilOver(run);
+  await world.daemon.start();
+  const { outcome } = await world.wait(runId);
+  expect(outcome.reason).toBe('budget.cpu');
+  expect(outcome.usage.cpuMs).toBeGreaterThanOrEqual(1_000);
+  expect(outcome.usage.cpuMs).toBeLessThan(2_000);
+  expect((await world.incidentsOf('burns-alone')).map(({ rule, quarantined }) => ({ rule, quarantined }))).toEqual([
+    { rule: 'budget.cpu', quarantined: true },
+  ]);
+  await until('the alert arrives', async () => world.receiver.deliveries.length > alertsBefore, {
+    deadlineMs: GAP_MS_MAX,
+  });
+  await world.ringfence('release', 'burns-alone');
+});
+
+test('an agent that ends while nobody is there keeps its exit code', async () => {
+  const { runId } = await world.launch({ name: 'ends-alone', command: SHELL('sleep 3; exit 7') });
+  const run = await world.running(runId);
+  await world.daemon.crash();
+  await untilOver(run);
+  await world.daemon.start();
+  expect((await world.wait(runId)).outcome).toMatchObject({ reason: 'exited', exitCode: 7, incidentId: null });
+});
+
+test('supervisor.lost: kill is honoured without a daemon, and not before its time', async () => {
+  const killed = await world.launch({
+    name: 'not-alone',
+    command: SHELL('exec sleep 60'),
+    on: { 'supervisor.lost': { action: 'kill', for: '2s' } },
+  });
+  const kept = await world.launch({ name: 'alone', command: SHELL('exec sleep 60') });
+  const [run, twin] = [await world.running(killed.runId), await world.running(kept.runId)];
+  await world.daemon.crash();
+  const goneAtMs = performance.now();
+  await untilOver(run);
+  expect(performance.now() - goneAtMs).toBeGreaterThan(1_500);
+  expect(await containerState(twin)).toBe('running');
+  await world.daemon.start();
+  expect((await world.wait(killed.runId)).outcome).toMatchObject({
+    reason: 'supervisor.lost',
+    rule: 'on.supervisor.lost',
+  });
+  await world.running(kept.runId);
+  await world.ringfence('kill', kept.runId);
+  expect((await world.wait(kept.runId)).outcome.reason).toBe('killed');
+});
