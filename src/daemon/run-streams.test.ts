@@ -14,7 +14,7 @@ async function signal(name: string, at: { readonly phase: RunPhase; readonly con
   const driver = {
     state,
     attachment: Promise.resolve(null),
-    started: new Promise<never>(() => undefined),
+    started: Promise.resolve(true),
     outcome: new Promise<never>(() => undefined),
     post: (event: unknown) => void happened.push(event),
   };
@@ -39,7 +39,7 @@ describe('a signal of an attached caller', () => {
     ['SIGTERM', 'preparing', { kind: 'none' }, [stop('SIGTERM')]],
     ['SIGINT', 'preparing', { kind: 'creating' }, [stop('SIGINT')]],
     ['SIGHUP', 'preparing', CREATED, [stop('SIGHUP')]],
-    ['SIGTERM', 'preparing', { kind: 'starting', containerId: 'c1' }, [stop('SIGTERM')]],
+    ['SIGTERM', 'preparing', { kind: 'starting', containerId: 'c1' }, [['c1', 'SIGTERM']]],
     ['SIGUSR1', 'preparing', CREATED, []],
     ['SIGTERM', 'preparing', STARTED, [['c1', 'SIGTERM']]],
     ['SIGUSR1', 'running', STARTED, [['c1', 'SIGUSR1']]],

@@ -41,7 +41,9 @@ export function streamsOf(driver: AttachedDriver, engine: AttachedEngine): RunSt
     async signal(name) {
       const { container, phase } = driver.state;
       if (phase === 'cleaning' || phase === 'over') return;
-      if (container.kind === 'started') return await engine.signalContainer(container.containerId, name);
+      // The agent may run before the engine has said so: what comes in between is for it.
+      if (container.kind === 'started' || (container.kind === 'starting' && (await driver.started)))
+        return await engine.signalContainer(container.containerId, name);
       if (!ENDING_SIGNALS.has(name)) return;
       const detail = `${name} came before the agent had started`;
       driver.post({ kind: 'end-requested', how: 'stop', reason: 'stopped', rule: RULE_SIGNAL, detail });
