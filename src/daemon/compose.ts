@@ -24,6 +24,7 @@ import { adoptRuns, replayAfterlife } from './adoption.ts';
 import { loadConfig, readSinkKeys, type DaemonConfig } from './config.ts';
 import { examineHost } from './doctor.ts';
 import { groupIdOf } from './groups.ts';
+import { lockFence } from './fence-lock.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { fenceFindings, portsFor, type HostParts } from './run-ports.ts';
@@ -41,7 +42,7 @@ export type DaemonOptions = {
 };
 
 export type RunningDaemon = {
-  /** Ends every run, then everything else. */
+  /** Ends every run unless `onStop` says to keep them, then everything else. */
   stop(): Promise<void>;
   /** Resolves when the daemon has ended, rejects when it had to. */
   readonly done: Promise<void>;
@@ -88,6 +89,8 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   // The ledger is first: its lock is what keeps a second daemon away from everything below.
   const ledger = await openLedger({ directory: join(statePath, 'ledger'), nowIso, log });
   closers.push(() => ledger.close());
+  const unlockFence = lockFence();
+  closers.push(async () => unlockFence());
   const replay = await replayLedger(ledger);
   const engine = createDockerEngine({ host: config.engine ?? process.env['DOCKER_HOST'] ?? DEFAULT_ENGINE });
   closers.push(async () => engine.close());
@@ -108,9 +111,11 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   const { fence, gate } = await openFence({ config, statePath, engine, warden, log });
   closers.push(() => gate.close());
   const secretStore = await SecretStore.open(join(dirname(socketPath), 'secrets'));
-  closers.push(() => secretStore.close());
+  const keepRuns = config.onStop === 'keep';
 
   const table = new RunTable();
+  // Runs that go on keep what is mounted into them.
+  closers.push(async () => (table.alive().length === 0 ? secretStore.close() : undefined));
   for (const run of replay.ended) table.addPast(run);
   const incidents = deskOf(replay, { ledger, outbox, log });
   await incidents.requeue(replay.incidents, { settled: replay.settledAlerts, nowMs: Date.now() });
@@ -152,7 +157,7 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   });
   hooks.onReport = (report) => supervisor.receive(report);
   hooks.onLost = (detail) => supervisor.onWardenLost(detail);
-  closers.push(() => supervisor.stopAll());
+  closers.push(() => (keepRuns ? supervisor.leave() : supervisor.stopAll()));
 
   const left = await adoptRuns(replay.open, { engine, supervisor, log, portsFor: (run) => portsFor(run, parts) });
   replayAfterlife(
@@ -181,10 +186,11 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   });
   await server.listen();
   log.info({ socketPath, statePath, engine: engineFacts.version }, 'daemon started');
-  return running({ server, supervisor, ledger, closers, log, failed });
+  return running({ keepRuns, server, supervisor, ledger, closers, log, failed });
 }
 
 type Running = {
+  readonly keepRuns: boolean;
   readonly server: ApiServer;
   readonly supervisor: Supervisor;
   readonly ledger: OpenedLedger;
@@ -193,11 +199,11 @@ type Running = {
   readonly failed: PromiseWithResolvers<void>;
 };
 
-function running({ server, supervisor, ledger, closers, log, failed }: Running): RunningDaemon {
+function running({ keepRuns, server, supervisor, ledger, closers, log, failed }: Running): RunningDaemon {
   let stopped: Promise<void> | null = null;
   const stop = async (): Promise<void> => {
     // Runs end while their callers are still connected, so that an attached caller hears the outcome.
-    await supervisor.stopAll();
+    await (keepRuns ? supervisor.leave() : supervisor.stopAll());
     await server.close();
     await ledger.append({ kind: 'daemon.stopped' }).flushed.catch(() => undefined);
     await closeAll(closers, log);

@@ -36,6 +36,8 @@ const Config = z.strictObject({
     })
     .prefault({}),
   sinks: z.record(z.string().regex(/^[a-z0-9-]{1,40}$/, 'must be a name of a-z, 0-9 and -'), Sink).default({}),
+  /** What an orderly stop of the daemon does with its runs: ends them, or leaves them to the kernel, the warden and the next daemon. */
+  onStop: z.enum(['end', 'keep']).default('end'),
   runsMax: z.int().min(1).max(10_000).default(512),
 });
 

@@ -442,11 +442,21 @@ export class Supervisor implements Service {
     for (const { driver } of this.options.table.alive()) driver.post({ kind: 'end-requested', how: 'kill', ...end });
   }
 
+  /** Starts nothing more and lets the runs go on; those still being launched are ended, as nobody could take them over. */
+  async leave(): Promise<void> {
+    this.stopping = true;
+    const unfinished = this.options.table.alive().filter(({ driver }) => driver.state.phase !== 'running');
+    await this.endAndWait(unfinished);
+  }
+
   /** Ends every run and waits until nothing of them is left. */
   async stopAll(): Promise<void> {
     this.stopping = true;
-    const alive = this.options.table.alive();
-    for (const { driver } of alive) {
+    await this.endAndWait(this.options.table.alive());
+  }
+
+  private async endAndWait(entries: readonly RunEntry[]): Promise<void> {
+    for (const { driver } of entries) {
       driver.post({
         kind: 'end-requested',
         how: 'stop',
@@ -456,7 +466,7 @@ export class Supervisor implements Service {
       });
     }
     const late = delay(STOP_ALL_MS_MAX, undefined, { ref: false });
-    await Promise.race([Promise.all(alive.map(({ driver }) => driver.outcome)), late]);
+    await Promise.race([Promise.all(entries.map(({ driver }) => driver.outcome)), late]);
   }
 }
 

@@ -29,6 +29,7 @@ const DETAILS: Readonly<Partial<Record<RecordKind, (record: Fields) => string>>>
   'run.admitted': (record) => join(said('image', record['image']), commandOf(record['command'])),
   'run.refused': (record) => join(text(record['code']), text(record['detail'] ?? record['message'])),
   'run.started': (record) => join(said('container', short(record['containerId'])), said('pid', record['pid'])),
+  'run.adopted': (record) => said('container', short(record['containerId'])),
   'run.verified': (record) =>
     join(`${Array.isArray(record['bounds']) ? record['bounds'].length : 0} bounds read back`, text(record['note'])),
   'run.ended': (record) => outcomeText(fieldsOf(record['outcome'])),
