@@ -3,7 +3,7 @@ import { assertNever } from '../core/assert.ts';
 import type { Action, Breach, Denial } from '../core/outcome.ts';
 import { printable } from '../core/text.ts';
 import { formatDuration } from '../core/units.ts';
-import { momentOf } from '../run/classify.ts';
+import { momentOf, signalOf } from '../run/classify.ts';
 import type { RunEnd, RunState } from '../run/state.ts';
 import { cureFor } from './cure.ts';
 import { boundedBreach, boundedDenial, boundedProcess, fitIncident } from './fit.ts';
@@ -73,7 +73,7 @@ function wholeIncident(facts: IncidentFacts): Incident {
     action: {
       asked: breach.action,
       taken: state.survivors > 0 ? `${breach.action}, not complete` : breach.action,
-      signal: times.signalledMs === null ? null : 'SIGKILL',
+      signal: end === null ? null : signalOf(state, end),
       survivors: state.survivors,
     },
     times: {

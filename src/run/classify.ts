@@ -69,7 +69,7 @@ export function outcomeOf(
     rule: end.rule,
     detail: end.detail,
     exitCode: state.exit?.exitCode ?? null,
-    signal: signalledMs === null ? null : 'SIGKILL',
+    signal: signalOf(state, end),
     startedAt: state.startedAt,
     endedAt: options.endedAt,
     usage: state.usage,
@@ -82,6 +82,20 @@ export function outcomeOf(
     incidentId: options.incidentId,
   };
 }
+
+/** The run was asked to end, not killed, as far as anybody decided: its own exit code tells how that went. */
+export function wasAsked(end: RunEnd): boolean {
+  return end.reason === 'stopped' || end.breach?.action === 'stop';
+}
+
+/** What it took to end the run. One that was asked got SIGTERM, and SIGKILL only if its first process died of that. */
+export function signalOf({ exit }: RunState, end: RunEnd): string | null {
+  if (end.times.signalledMs === null) return null;
+  const exitCode = exit?.exitCode ?? EXIT_OF_SIGKILL;
+  return wasAsked(end) && exitCode !== EXIT_OF_SIGKILL ? 'SIGTERM' : 'SIGKILL';
+}
+
+const EXIT_OF_SIGKILL = 137;
 
 /** Milliseconds of the run's monotonic clock as UTC. */
 export function momentOf(state: RunState, sinceStartMs: number | null): string | null {

@@ -5,7 +5,7 @@ import { USAGE_NONE } from '../core/outcome.ts';
 import type { RunEffect, RunEvent } from './events.ts';
 import type { RunState } from './state.ts';
 import { initialState, PREPARATIONS } from './state.ts';
-import { step } from './step.ts';
+import { EXIT_MS_MAX, step } from './step.ts';
 import { specOf } from './testing.ts';
 
 const INCIDENT = 'i000000000000';
@@ -177,6 +177,19 @@ describe('an end', () => {
   test('by hand after a breach keeps the breach as the reason', () => {
     const request: Unstamped = { kind: 'end-requested', how: 'kill', reason: 'killed', rule: null, detail: 'by hand' };
     expect(play([...LAUNCH, breached(CPU_BREACH), request, EMPTIED]).state.outcome?.reason).toBe('budget.cpu');
+  });
+
+  test.each([
+    { exitCode: 3, signal: 'SIGTERM', why: 'heeded' },
+    { exitCode: 137, signal: 'SIGKILL', why: 'ignored until the grace was over' },
+  ])('that was asked for and $why has the code of the agent and the signal it took', ({ exitCode, signal }) => {
+    const asked = play([...LAUNCH, breached({ ...WALL_BREACH, action: 'stop' }), EMPTIED]);
+    expect({ outcome: asked.state.outcome, last: asked.effects.at(-1) }).toEqual({
+      outcome: null,
+      last: { kind: 'set-deadline', name: 'exit', afterMs: EXIT_MS_MAX },
+    });
+    const { state } = play([{ kind: 'died', exitCode, oomKilledFlag: false }], asked.state);
+    expect(state.outcome).toMatchObject({ reason: 'budget.wall', exitCode, signal });
   });
 
   test('asked for while the engine starts the container reaches its processes once they exist', () => {

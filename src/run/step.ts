@@ -1,6 +1,6 @@
 import { assertNever } from '../core/assert.ts';
 import type { Breach } from '../core/outcome.ts';
-import { isIncident } from './classify.ts';
+import { isIncident, wasAsked } from './classify.ts';
 import type { Step } from './ending.ts';
 import type { At, EndFacts } from './ending.ts';
 import {
@@ -371,7 +371,8 @@ function onEmptied(before: RunState, event: EventOf<'emptied'>, incidentId: stri
   if (before.empty) return finishIfDone(before, event, incidentId);
   const end = before.end === null ? null : { ...before.end, times: mergedTimes(before.end.times, event.times) };
   const state: RunState = { ...before, empty: true, usage: event.usage, end };
-  if (state.end === null && state.exit === null) {
+  const exitIsOfInterest = state.end === null || (wasAsked(state.end) && containerIdOf(state) !== null);
+  if (exitIsOfInterest && state.exit === null) {
     return { state, effects: [{ kind: 'set-deadline', name: 'exit', afterMs: EXIT_MS_MAX }] };
   }
   return finishIfDone(state, event, incidentId);

@@ -291,7 +291,9 @@ test('an agent that ignores SIGTERM dies when its grace is over; one that heeds 
     budget: { wall: '1s' },
     on,
   });
-  expect(heeding).toMatchObject({ exitCode: 124, outcome: { reason: 'budget.wall' } });
+  expect(heeding).toMatchObject({ exitCode: 124, outcome: { reason: 'budget.wall', exitCode: 0, signal: 'SIGTERM' } });
+  const { action } = await supervised.incident(heeding.outcome.incidentId ?? '');
+  expect(action).toMatchObject({ asked: 'stop', signal: 'SIGTERM', survivors: 0 });
   expect(heeding.output).toContain('goodbye');
   expect(heeding.outcome.latencyMs).toBeLessThan(690);
 });
@@ -319,7 +321,7 @@ test('by hand: stop asks and waits, kill does not', async () => {
     }),
   ]);
   expect(stopped).toMatchObject({ exitCode: 124, output: expect.stringContaining('goodbye') });
-  expect(stopped.outcome).toMatchObject({ reason: 'stopped', incidentId: null });
+  expect(stopped.outcome).toMatchObject({ reason: 'stopped', exitCode: 3, signal: 'SIGTERM', incidentId: null });
   expect(await remainsOf(asked)).toEqual([]);
 
   const forced = await supervised.launch({ name: 'by-hand-kill', command: loop('') });
