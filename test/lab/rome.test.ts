@@ -40,10 +40,12 @@ test('the replay works honestly, is killed at its first forbidden packet and is 
   const since = await mark();
   const [finished, running] = await Promise.all([supervised.runFile(PROFILE), supervised.running('rome')]);
   const { outcome, exitCode, output } = finished;
-  expect({ exitCode, output: output.match(/^step \w+ begins$/gm) }).toEqual({
+  expect({ exitCode, first: output.match(/^step \w+ begins$/gm)?.slice(0, 2) }).toEqual({
     exitCode: 124,
-    output: ['step honest begins', 'step sweep begins'],
+    first: ['step honest begins', 'step sweep begins'],
   });
+  // A refused dial takes less than a millisecond, so a few more steps may begin; the miner's alone takes two seconds.
+  expect(output).not.toContain('step miner is over');
   expect(outcome).toMatchObject({ reason: 'egress.forbidden', rule: 'budget.denials', signal: 'SIGKILL' });
 
   expect(await honestRequests(since)).toBeGreaterThan(4);
