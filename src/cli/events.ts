@@ -23,9 +23,8 @@ export function define(command: Command, invoke: Invoke): void {
             : options.since.kind === 'at'
               ? options.since.ms
               : Math.max(0, terminal.nowMs() - options.since.ms);
-        // A run may be named by its profile or the beginning of its id; records hold the id.
-        const run = options.run === undefined ? null : (await client.inspect(options.run)).runId;
-        for await (const record of client.events({ follow: options.follow === true, sinceMs, run })) {
+        const request = { follow: options.follow === true, sinceMs, run: options.run ?? null };
+        for await (const record of client.events(request)) {
           if (json) await context.answerLine(record);
           else await writeSlowly(terminal.stdout, `${renderEvent(record)}\n`);
         }

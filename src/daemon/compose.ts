@@ -115,7 +115,9 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
 
   const table = new RunTable();
   // Runs that go on keep what is mounted into them.
-  closers.push(async () => (table.alive().length === 0 ? secretStore.close() : undefined));
+  closers.push(async () => {
+    if (table.alive().length === 0) await secretStore.close();
+  });
   for (const run of replay.ended) table.addPast(run);
   const incidents = deskOf(replay, { ledger, outbox, log });
   await incidents.requeue(replay.incidents, { settled: replay.settledAlerts, nowMs: Date.now() });

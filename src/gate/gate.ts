@@ -150,12 +150,15 @@ export function createGate(parts: GateParts): Gate {
         stats.unknownSource += 1;
         return null;
       }
-      if (!run.limits.takeQuery(parts.now(), bytes.length)) {
-        stats.limited += 1;
-        parts.denials.report(source, refusalOf('dns.rate', { shown: '', why: 'too many queries in this minute' }));
-        return null;
-      }
+      const limited = !run.limits.takeQuery(parts.now(), bytes.length);
       const parsed = parseQuery(bytes);
+      if (limited) {
+        stats.limited += 1;
+        const refusal = refusalOf('dns.rate', { shown: '', why: 'too many queries in this minute' });
+        parts.denials.report(source, refusal);
+        // Answered, because a resolver that hears nothing waits for seconds and asks again.
+        return parsed.ok ? encodeReply(parsed.query, refusedReply(RCODE.refused, refusal), transport) : null;
+      }
       if (!parsed.ok) {
         stats.malformed += 1;
         parts.denials.report(

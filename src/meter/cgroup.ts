@@ -87,12 +87,13 @@ export function listRunCgroups(layout: CgroupLayout = detectLayout()): readonly 
 }
 
 function pathsBelow(layout: CgroupLayout, path: string): CgroupPaths {
-  const { cpu, cpuacct, memory, pids, unified } = layout.mounts;
+  const { cpu, cpuacct, memory, pids, freezer, unified } = layout.mounts;
   return {
     cpu: join(cpu, path),
     cpuacct: join(cpuacct, path),
     memory: join(memory, path),
     pids: join(pids, path),
+    freezer: freezer === null ? null : join(freezer, path),
     unified: unified === null ? null : join(unified, path),
   };
 }

@@ -7,6 +7,7 @@ const SEPARATE_V1 = `
 33 31 0:30 / /sys/fs/cgroup/cpuacct rw,relatime - cgroup cgroup rw,cpuacct
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+38 31 0:35 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
 40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw`;
 const JOINT_V1 = `
@@ -25,6 +26,7 @@ describe('layoutFrom', () => {
         cpuacct: '/sys/fs/cgroup/cpuacct',
         memory: '/sys/fs/cgroup/memory',
         pids: '/sys/fs/cgroup/pids',
+        freezer: '/sys/fs/cgroup/freezer',
         unified: '/sys/fs/cgroup/unified',
       },
     });
@@ -43,7 +45,7 @@ describe('layoutFrom', () => {
 
   it('finds v2 alone', () => {
     const layout = layoutFrom(V2);
-    expect([layout.version, new Set(Object.values(layout.mounts))]).toEqual([2, new Set(['/sys/fs/cgroup'])]);
+    expect([layout.version, new Set(Object.values(layout.mounts))]).toEqual([2, new Set(['/sys/fs/cgroup', null])]);
   });
 
   it('refuses a host where a controller is missing', () => {
@@ -60,6 +62,7 @@ describe('leafPathsFrom', () => {
       cpuacct: '/sys/fs/cgroup/cpu,cpuacct/ringfence/r1/c',
       memory: '/sys/fs/cgroup/memory/ringfence/r1/c',
       pids: '/sys/fs/cgroup/pids/ringfence/r1/c',
+      freezer: null,
       unified: null,
     });
   });

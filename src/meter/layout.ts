@@ -40,10 +40,11 @@ export function layoutFrom(mountinfo: string): CgroupLayout {
   const v1 = ['cpu', 'cpuacct', 'memory', 'pids'].map((controller) => byController.get(controller));
   const [cpu, cpuacct, memory, pids] = v1;
   if (cpu !== undefined && cpuacct !== undefined && memory !== undefined && pids !== undefined) {
-    return { version: 1, mounts: { cpu, cpuacct, memory, pids, unified }, directories, byController };
+    const freezer = byController.get('freezer') ?? null;
+    return { version: 1, mounts: { cpu, cpuacct, memory, pids, freezer, unified }, directories, byController };
   }
   if (unified !== null && v1.every((mount) => mount === undefined)) {
-    const mounts = { cpu: unified, cpuacct: unified, memory: unified, pids: unified, unified };
+    const mounts = { cpu: unified, cpuacct: unified, memory: unified, pids: unified, freezer: null, unified };
     return { version: 2, mounts, directories, byController };
   }
   throw fail('METER_FAILED', {
@@ -88,6 +89,7 @@ export function leafPathsFrom(procCgroup: string, layout: CgroupLayout): CgroupP
     cpuacct: needed('cpuacct'),
     memory: needed('memory'),
     pids: needed('pids'),
+    freezer: layout.version === 2 ? null : below('freezer'),
     unified,
   };
 }

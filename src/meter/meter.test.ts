@@ -21,13 +21,14 @@ function write(files: Readonly<Record<string, string>>): void {
 
 function v2Paths(directory: string): CgroupPaths {
   const path = join(root, directory);
-  return { cpu: path, cpuacct: path, memory: path, pids: path, unified: path };
+  return { cpu: path, cpuacct: path, memory: path, pids: path, freezer: null, unified: path };
 }
 
 function v1Paths(directory: string, unified: string | null = null): CgroupPaths {
   const [cpu, cpuacct, memory, pids] = ['cpu', 'cpuacct', 'memory', 'pids'].map((name) => join(root, name, directory));
   if (cpu === undefined || cpuacct === undefined || memory === undefined || pids === undefined) throw new Error('four');
-  return { cpu, cpuacct, memory, pids, unified: unified === null ? null : join(root, unified) };
+  const freezer = join(root, 'freezer', directory);
+  return { cpu, cpuacct, memory, pids, freezer, unified: unified === null ? null : join(root, unified) };
 }
 
 const V2_PARENT = {
@@ -148,6 +149,16 @@ describe('a meter of cgroup v1', () => {
     'memory/run/c/memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 1\n',
     'pids/run/c/pids.events': 'max 6\n',
   };
+
+  it('thaws what somebody froze, in the container as in its parent', () => {
+    write({ ...parent, ...leaf, 'freezer/run/freezer.state': 'FROZEN', 'freezer/run/c/freezer.state': 'FROZEN' });
+    const meter = openMeter(v1Paths('run'));
+    meter.openLeaf(v1Paths('run/c'));
+    meter.thaw();
+    const states = ['run', 'run/c'].map((path) => readFileSync(join(root, 'freezer', path, 'freezer.state'), 'utf8'));
+    meter.close();
+    expect(states).toEqual(['THAWED', 'THAWED']);
+  });
 
   it('takes what the kernel keeps only at the container from there', () => {
     write({ ...parent, ...leaf });

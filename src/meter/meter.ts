@@ -26,6 +26,8 @@ export type Meter = {
   killAll(): boolean;
   /** Stops every process of the tree; frozen processes still die by SIGKILL on v2. False on v1 without a v2 tree. */
   freeze(): boolean;
+  /** On v1: lets processes that somebody froze die of the signal they have. */
+  thaw(): void;
   /** Descriptors that become ready when something happened; what each is polled for. Changes with `openLeaf`. */
   events(): readonly MeterEvent[];
   /** To be called when such a descriptor was ready, so that it is quiet until the next event. */
@@ -58,6 +60,7 @@ export type SlowReading = {
 };
 
 const KILL = Buffer.from('1');
+const THAWED = Buffer.from('THAWED');
 const EVENT_BYTES = Buffer.alloc(256);
 
 /** Throws METER_FAILED when CPU time, memory or the number of processes cannot be read. */
@@ -100,7 +103,16 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
     collect(refusals, keep(openCounter([keyed(paths.pids, 'pids.events', 'max')])));
     collect(throttled, keep(openCounter(throttledForms(paths))));
   };
+  // Whoever has the engine's socket can pause a container; a kill must not wait for whoever resumes it.
+  const freezers: number[] = [];
+  const openFreezer = (paths: CgroupPaths): void => {
+    const file = openFile(paths.freezer, 'freezer.state', 'r+');
+    if (file === null) return;
+    freezers.push(file);
+    closers.push(() => closeSync(file));
+  };
   openShared(parent);
+  openFreezer(parent);
   const killFile = openFile(parent.unified, 'cgroup.kill', 'w');
   const freezeFile = openFile(parent.unified, 'cgroup.freeze', 'r+');
   for (const file of [killFile, freezeFile]) if (file !== null) closers.push(() => closeSync(file));
@@ -129,6 +141,7 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
     readSlow: () => ({ inactiveFileBytes: inactive?.read() ?? 0, swapBytes: swap?.read() ?? 0 }),
     openLeaf: (paths) => {
       openShared(paths);
+      openFreezer(paths);
       const oomEvent = openOomEvent(paths, closers);
       if (oomEvent !== null) events.push(oomEvent);
     },
@@ -137,6 +150,9 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
     // an engine need not put its containers into the v2 tree of a hybrid host.
     empty: () => (populated === null || populated.read() === 0 || populated.gone()) && pidsOf(parent).length === 0,
     killAll: () => killFile !== null && writeOne(killFile),
+    thaw: () => {
+      for (const file of freezers) writeTo(file, THAWED);
+    },
     freeze: () => freezeFile !== null && writeOne(freezeFile),
     events: () => events,
     rearm: (event) => rearm(event),
@@ -261,8 +277,12 @@ function openFile(directory: string | null, file: string, flags: 'r' | 'w' | 'r+
 }
 
 function writeOne(fd: number): boolean {
+  return writeTo(fd, KILL);
+}
+
+function writeTo(fd: number, bytes: Uint8Array): boolean {
   try {
-    writeSync(fd, KILL, 0, KILL.length, 0);
+    writeSync(fd, bytes, 0, bytes.length, 0);
     return true;
   } catch (error) {
     if (isGone(error)) return false;

@@ -369,6 +369,7 @@ export class WatchedRun {
     const all = this.meter.killAll();
     this.first?.signal(SIGKILL);
     if (!all || options.strays) killProcesses(this.plan.parentPaths);
+    this.meter.thaw();
   }
 
   private finish(): void {

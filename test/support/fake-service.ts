@@ -142,8 +142,9 @@ export class FakeService implements Service {
 
   async *events(options: EventsRequest, signal: AbortSignal): AsyncGenerator<LedgerRecord> {
     this.note('events', options, null);
+    const runId = options.run === null ? null : (await this.inspect(options.run)).runId;
     const matches = (record: LedgerRecord) =>
-      (options.run === null || record.runId === options.run) && Date.parse(record.at) >= (options.sinceMs ?? 0);
+      (runId === null || record.runId === runId) && Date.parse(record.at) >= (options.sinceMs ?? 0);
     yield* this.records.filter(matches);
     if (!options.follow) return;
     const queue = new Queue<LedgerRecord>();

@@ -95,6 +95,7 @@ export async function makeRun(hierarchies: Hierarchies): Promise<FixtureRun> {
     cpuacct: join(paths.cpuacct, LEAF),
     memory: join(paths.memory, LEAF),
     pids: join(paths.pids, LEAF),
+    freezer: paths.freezer === null ? null : join(paths.freezer, LEAF),
     unified: paths.unified === null ? null : join(paths.unified, LEAF),
   };
   const leaves = [...new Set(Object.values(leafPaths))].filter((directory) => directory !== null);

@@ -47,6 +47,8 @@ export type CgroupPaths = {
   readonly cpuacct: string;
   readonly memory: string;
   readonly pids: string;
+  /** Only on v1, where a frozen process does not die before it is thawed. */
+  readonly freezer: string | null;
   readonly unified: string | null;
 };
 
