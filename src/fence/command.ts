@@ -1,12 +1,17 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { execa } from 'execa';
 import { fail } from '../core/errors.ts';
 
 /** The host's own tools, each with a time-out. Their complaints become one sentence in FENCE_FAILED. */
 const COMMAND_TIMEOUT_MS = 15_000;
 const OUTPUT_CHARS_MAX = 16 * 1024 * 1024;
-/** iptables with the legacy backend ends so when somebody else holds its lock for longer than `-w` waits. */
+/**
+ * iptables ends so when somebody else was in the way: with the legacy backend its lock was held for longer than `-w`
+ * waits, with nf_tables the engine changed the same table meanwhile.
+ */
 const EXIT_LOCKED = 4;
-const ATTEMPTS_MAX = 3;
+const ATTEMPTS_MAX = 6;
+const ATTEMPT_PAUSE_MS = 40;
 
 export type Tool =
   | 'iptables'
@@ -35,6 +40,7 @@ export async function tryTool(tool: Tool, args: readonly string[], input?: strin
     if (result.exitCode !== EXIT_LOCKED || attempt === ATTEMPTS_MAX || !tool.includes('tables')) {
       return { exitCode: result.exitCode, stdout: result.stdout, stderr: result.stderr };
     }
+    await delay(ATTEMPT_PAUSE_MS * attempt);
   }
 }
 

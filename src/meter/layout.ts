@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { fail } from '../core/errors.ts';
@@ -101,4 +101,32 @@ export function hasCgroupKill(layout: CgroupLayout): boolean {
   const [major = 0, minor = 0] = release().split('.').map(Number);
   const recent = major > CGROUP_KILL_KERNEL[0] || (major === CGROUP_KILL_KERNEL[0] && minor >= CGROUP_KILL_KERNEL[1]);
   return recent && layout.mounts.unified !== null && existsSync(layout.mounts.unified);
+}
+
+/** The cgroup of a run's container once the runtime has made all of it; null before, and when there is more than one. */
+export function onlyLeafOf(parent: CgroupPaths): CgroupPaths | null {
+  const names = namesOfFolders(parent.pids);
+  const [name] = names;
+  if (name === undefined || names.length > 1) return null;
+  const below = (path: string | null): string | null => (path === null ? null : join(path, name));
+  const leaf = {
+    cpu: join(parent.cpu, name),
+    cpuacct: join(parent.cpuacct, name),
+    memory: join(parent.memory, name),
+    pids: join(parent.pids, name),
+    freezer: below(parent.freezer),
+    unified: below(parent.unified),
+  };
+  return [leaf.cpu, leaf.cpuacct, leaf.memory, leaf.pids].every((path) => existsSync(path)) ? leaf : null;
+}
+
+function namesOfFolders(directory: string): readonly string[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name);
+  } catch {
+    // The run is over and its cgroup gone.
+    return [];
+  }
 }

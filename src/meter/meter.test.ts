@@ -150,14 +150,21 @@ describe('a meter of cgroup v1', () => {
     'pids/run/c/pids.events': 'max 6\n',
   };
 
-  it('thaws what somebody froze, in the container as in its parent', () => {
-    write({ ...parent, ...leaf, 'freezer/run/freezer.state': 'FROZEN', 'freezer/run/c/freezer.state': 'FROZEN' });
+  it('lets processes die that are frozen or out of quota', () => {
+    write({
+      ...parent,
+      ...leaf,
+      'freezer/run/freezer.state': 'FROZEN',
+      'freezer/run/c/freezer.state': 'FROZEN',
+      'cpu/run/c/cpu.cfs_quota_us': '50000',
+    });
     const meter = openMeter(v1Paths('run'));
     meter.openLeaf(v1Paths('run/c'));
-    meter.thaw();
-    const states = ['run', 'run/c'].map((path) => readFileSync(join(root, 'freezer', path, 'freezer.state'), 'utf8'));
+    meter.letDie();
+    const files = ['freezer/run/freezer.state', 'freezer/run/c/freezer.state', 'cpu/run/c/cpu.cfs_quota_us'];
+    const states = files.map((file) => readFileSync(join(root, file), 'utf8'));
     meter.close();
-    expect(states).toEqual(['THAWED', 'THAWED']);
+    expect(states).toEqual(['THAWED', 'THAWED', '-1000']);
   });
 
   it('takes what the kernel keeps only at the container from there', () => {

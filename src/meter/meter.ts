@@ -26,8 +26,11 @@ export type Meter = {
   killAll(): boolean;
   /** Stops every process of the tree; frozen processes still die by SIGKILL on v2. False on v1 without a v2 tree. */
   freeze(): boolean;
-  /** On v1: lets processes that somebody froze die of the signal they have. */
-  thaw(): void;
+  /**
+   * Lets processes die of the signal they have: on v1 a frozen one waits to be thawed, and one whose CPU quota is used up
+   * waits for the next period, which is up to 100 ms away.
+   */
+  letDie(): void;
   /** Descriptors that become ready when something happened; what each is polled for. Changes with `openLeaf`. */
   events(): readonly MeterEvent[];
   /** To be called when such a descriptor was ready, so that it is quiet until the next event. */
@@ -61,6 +64,8 @@ export type SlowReading = {
 
 const KILL = Buffer.from('1');
 const THAWED = Buffer.from('THAWED');
+const NO_QUOTA_V1 = Buffer.from('-1');
+const NO_QUOTA_V2 = Buffer.from('max');
 const EVENT_BYTES = Buffer.alloc(256);
 
 /** Throws METER_FAILED when CPU time, memory or the number of processes cannot be read. */
@@ -103,16 +108,22 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
     collect(refusals, keep(openCounter([keyed(paths.pids, 'pids.events', 'max')])));
     collect(throttled, keep(openCounter(throttledForms(paths))));
   };
-  // Whoever has the engine's socket can pause a container; a kill must not wait for whoever resumes it.
-  const freezers: number[] = [];
-  const openFreezer = (paths: CgroupPaths): void => {
-    const file = openFile(paths.freezer, 'freezer.state', 'r+');
-    if (file === null) return;
-    freezers.push(file);
-    closers.push(() => closeSync(file));
+  const brakes: { readonly file: number; readonly bytes: Uint8Array }[] = [];
+  const openBrakes = (paths: CgroupPaths): void => {
+    const candidates = [
+      // Whoever has the engine's socket can pause a container; a kill must not wait for whoever resumes it.
+      { file: openFile(paths.freezer, 'freezer.state', 'r+'), bytes: THAWED },
+      { file: openFile(paths.cpu, 'cpu.cfs_quota_us', 'r+'), bytes: NO_QUOTA_V1 },
+      { file: openFile(paths.cpu, 'cpu.max', 'r+'), bytes: NO_QUOTA_V2 },
+    ];
+    for (const { file, bytes } of candidates) {
+      if (file === null) continue;
+      brakes.push({ file, bytes });
+      closers.push(() => closeSync(file));
+    }
   };
   openShared(parent);
-  openFreezer(parent);
+  openBrakes(parent);
   const killFile = openFile(parent.unified, 'cgroup.kill', 'w');
   const freezeFile = openFile(parent.unified, 'cgroup.freeze', 'r+');
   for (const file of [killFile, freezeFile]) if (file !== null) closers.push(() => closeSync(file));
@@ -141,7 +152,7 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
     readSlow: () => ({ inactiveFileBytes: inactive?.read() ?? 0, swapBytes: swap?.read() ?? 0 }),
     openLeaf: (paths) => {
       openShared(paths);
-      openFreezer(paths);
+      openBrakes(paths);
       const oomEvent = openOomEvent(paths, closers);
       if (oomEvent !== null) events.push(oomEvent);
     },
@@ -150,8 +161,8 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
     // an engine need not put its containers into the v2 tree of a hybrid host.
     empty: () => (populated === null || populated.read() === 0 || populated.gone()) && pidsOf(parent).length === 0,
     killAll: () => killFile !== null && writeOne(killFile),
-    thaw: () => {
-      for (const file of freezers) writeTo(file, THAWED);
+    letDie: () => {
+      for (const { file, bytes } of brakes) writeTo(file, bytes);
     },
     freeze: () => freezeFile !== null && writeOne(freezeFile),
     events: () => events,

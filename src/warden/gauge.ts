@@ -47,6 +47,7 @@ export function createGauge(
   let reading = READING_NONE;
   let usage = USAGE_NONE;
   let memoryBytesMax = 0;
+  let leafPids: string | null = null;
   let cpuMillisMax: number | null = null;
   let inactiveBytes = 0;
   let inactiveAtMs = Number.NEGATIVE_INFINITY;
@@ -63,8 +64,10 @@ export function createGauge(
     get cpuMillisMax() {
       return cpuMillisMax;
     },
+    // Opened once, when it is first seen; its limits are read again when the engine says that it is complete.
     openLeaf: (paths) => {
-      meter.openLeaf(paths);
+      if (leafPids !== paths.pids) meter.openLeaf(paths);
+      leafPids = paths.pids;
       const held = readLimits(paths);
       if (typeof held.memoryBytesMax === 'number') memoryBytesMax = held.memoryBytesMax;
       if (typeof held.cpuMillis === 'number') cpuMillisMax = held.cpuMillis;

@@ -1,6 +1,7 @@
 import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
 import type { CgroupPaths, ProcessFacts, WardenReport, WatchPlan } from '../core/ports/warden.ts';
 import { messageOf } from '../core/errors.ts';
+import { onlyLeafOf } from '../meter/layout.ts';
 import { openMeter } from '../meter/meter.ts';
 import type { Meter, MeterEvent } from '../meter/meter.ts';
 import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
@@ -77,6 +78,7 @@ export class WatchedRun {
   private reportedAtMs = Number.NEGATIVE_INFINITY;
   /** When `look` wants to be called next, in milliseconds since boot. */
   dueAtMs: number;
+  private leafOpen = false;
 
   /** Throws METER_FAILED when a counter cannot be opened. */
   constructor(plan: WatchPlan, world: RunWorld) {
@@ -120,6 +122,7 @@ export class WatchedRun {
   started(options: { readonly pid: number; readonly leafPaths: CgroupPaths; readonly startedAtBootMs: number }): void {
     this.startedAtMs = options.startedAtBootMs;
     this.gauge.openLeaf(options.leafPaths);
+    this.leafOpen = true;
     this.quota = { ...this.quota, plan: { ...this.quota.plan, cpuMillisMax: this.gauge.cpuMillisMax } };
     this.first ??= openFirstProcess(options.pid, this.plan.parentPaths);
     this.world.descriptorsChanged();
@@ -240,7 +243,20 @@ export class WatchedRun {
     this.lookAlive(now);
   }
 
+  /**
+   * The engine's word that the container runs comes some milliseconds late, and an agent that fails at once would take
+   * with it the counters that only its own cgroup has (on v1: refused processes and OOM kills).
+   */
+  private openLeafEarly(): void {
+    const leaf = onlyLeafOf(this.plan.parentPaths);
+    if (leaf === null) return;
+    this.gauge.openLeaf(leaf);
+    this.leafOpen = true;
+    this.world.descriptorsChanged();
+  }
+
   private lookAlive(now: number): void {
+    if (!this.leafOpen) this.openLeafEarly();
     // Zombies that nobody has collected yet still count as processes; the v2 tree calls itself empty before that.
     const quiet = this.gauge.reading.pids === 0 || this.meter.populated() === false;
     if (quiet && this.meter.empty()) {
@@ -369,7 +385,7 @@ export class WatchedRun {
     const all = this.meter.killAll();
     this.first?.signal(SIGKILL);
     if (!all || options.strays) killProcesses(this.plan.parentPaths);
-    this.meter.thaw();
+    this.meter.letDie();
   }
 
   private finish(): void {
