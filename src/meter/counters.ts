@@ -2,7 +2,7 @@ import { closeSync, openSync, readSync } from 'node:fs';
 
 /**
  * Counters of the kernel on descriptors that stay open: read at position 0 into one shared buffer and parsed byte by
- * byte, which costs a few microseconds and leaves nothing for the garbage collector (research: resources, 1.2).
+ * byte, which costs a few microseconds and leaves nothing for the garbage collector.
  */
 export type Counter = {
   /** The value now; the last value known once the file is gone. */

@@ -26,7 +26,7 @@ export function isIncident(reason: Reason): boolean {
 
 /**
  * Why a run that nobody ended is over, from the kernel's counters: Docker's own flag is set without an OOM kill of the
- * agent and missing after some (research: resources, 1.4).
+ * agent and missing after some.
  */
 export function classifyNaturalEnd(state: RunState, at: string): RunEnd {
   const exitCode = state.exit?.exitCode ?? null;
