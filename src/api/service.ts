@@ -114,7 +114,7 @@ export type IncidentSummary = {
 
 export type Severity = 'low' | 'medium' | 'high' | 'critical';
 
-/** DESIGN §9. Built by `report/` from the run and its ledger records; the webhook carries it whole. */
+/** Everything a person who was asleep needs. Built by `report/` from the run and its ledger records; the webhook carries it whole. */
 export type Incident = {
   readonly id: string;
   readonly host: string;

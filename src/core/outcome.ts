@@ -1,4 +1,4 @@
-/** The words of the contract about how a run is bound, measured and ended (DESIGN: Outcome). */
+/** The words of the contract about how a run is bound, measured and ended. */
 
 export const LIMITS = ['cpu', 'memory', 'pids', 'disk', 'files', 'bandwidth', 'io', 'gpu'] as const;
 export type LimitName = (typeof LIMITS)[number];
