@@ -11,7 +11,7 @@ import { renderIncident, renderIncidentList, summaryOfIncident } from './render.
 import { cpuBreach, endedState, incidentOf, nameDenial, spec, sshBreach, sshDenial, usage } from './testing.ts';
 
 describe('buildIncident', () => {
-  test('holds everything that DESIGN §9 asks for', () => {
+  test('holds everything that an incident has to tell', () => {
     expect(incidentOf(sshBreach)).toEqual({
       id: 'i0123456789ab',
       host: 'host-1',
