@@ -47,13 +47,26 @@ function jumpLines(rules: TableRules, before: SavedTable): string[] {
   for (const [chain, wanted] of jumpsByChain(rules)) {
     const present = before.lines.filter((line) => line.startsWith(`-A ${chain} `));
     const ours = wanted.map((rule) => `-A ${chain} ${rule}`);
-    const copies = present.filter((line) => ours.includes(line));
+    // Also what an earlier configuration left: a jump for another pool would hold our chains fast.
+    const copies = present.filter((line) => ours.includes(line) || isStaleJump(rules, line));
     const inPlace = ours.every((line, index) => present[index] === line) && copies.length === ours.length;
     if (inPlace) continue;
     for (const copy of copies) lines.push(copy.replace('-A ', '-D '));
     wanted.forEach((rule, index) => lines.push(`-I ${chain} ${index + 1} ${rule}`));
   }
   return lines;
+}
+
+/** A rule outside our chains that leads into one of them, and is none of those we send. */
+function isStaleJump(rules: TableRules, line: string): boolean {
+  return leadsToUs(rules, line) && !rules.jumps.some((jump) => line === `-A ${jump.chain} ${jump.rule}`);
+}
+
+function leadsToUs(rules: TableRules, line: string): boolean {
+  const target = targetOf(line).slice('j:'.length);
+  return (
+    rules.chains.some(({ name }) => name === target) && !rules.chains.some(({ name }) => line.startsWith(`-A ${name} `))
+  );
 }
 
 function jumpsByChain(rules: TableRules): Map<string, string[]> {
@@ -125,7 +138,7 @@ export async function removeTable(rules: TableRules): Promise<void> {
   const ours = new Set(rules.jumps.map((jump) => `-A ${jump.chain} ${jump.rule}`));
   const lines = [
     `*${rules.table}`,
-    ...saved.lines.filter((line) => ours.has(line)).map((line) => line.replace('-A ', '-D ')),
+    ...saved.lines.filter((line) => ours.has(line) || leadsToUs(rules, line)).map((line) => line.replace('-A ', '-D ')),
     ...rules.chains.map((chain) => `:${chain.name} - [0:0]`),
     ...rules.chains.map((chain) => `-X ${chain.name}`),
     'COMMIT',
