@@ -1,3 +1,4 @@
+import { LABEL_RUN } from '../run/plan.ts';
 import type { ContainerSummary, NetworkFacts } from '../core/ports/engine.ts';
 import type { OpenRun } from '../ledger/replay.ts';
 
@@ -22,8 +23,6 @@ export type Reconciled = {
   /** With our label and not in our ledger: somebody else's, or a forgery. Reported and left alone. */
   readonly foreign: readonly string[];
 };
-
-const LABEL_RUN = 'ringfence.run';
 
 /**
  * What to do with everything found at start and by `gc`. Pure, so that the table below is the whole truth:

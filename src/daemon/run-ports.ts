@@ -8,7 +8,7 @@ import { bootTimeMs } from '../kernel/libc.ts';
 import { cgroupParentOf, makeRunCgroup, removeRunCgroup } from '../meter/cgroup.ts';
 import { leafPathsOf } from '../meter/layout.ts';
 import { readLimits, type HeldLimit } from '../meter/limits.ts';
-import { killProcesses, pidsOf } from '../meter/processes.ts';
+import { killNow, pidsOf } from '../meter/processes.ts';
 import type { Path, StrictDocument } from '../profile/document.ts';
 import { problemAtPath } from '../profile/problems.ts';
 import type { Spec } from '../profile/spec.ts';
@@ -151,7 +151,7 @@ export function cgroupsFor({ cgroupDriver }: EngineFacts): RunCgroups {
 
 /** Returns the pids that are still there. */
 export async function killCgroup(paths: CgroupPaths): Promise<readonly number[]> {
-  killProcesses(paths);
+  killNow(paths);
   await delay(KILL_LOOK_MS);
   return pidsOf(paths);
 }

@@ -24,6 +24,7 @@ import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
 import { explainOutcome } from '../report/explain.ts';
 import { Driver } from '../run/driver.ts';
+import { networkName } from '../run/plan.ts';
 import type { RunPorts } from '../run/ports.ts';
 import { containerIdOf, initialState } from '../run/state.ts';
 import { admit, type Admission, type AdmissionWorld } from './admission.ts';
@@ -386,7 +387,7 @@ export class Supervisor implements Service {
         break;
       case 'network-attached':
       case 'network-detached': {
-        const own = event.network === driver.network?.bridge || event.network === networkNameOf(runId);
+        const own = event.network === driver.network?.bridge || event.network === networkName(runId);
         if (!own) this.drift(entry, `the container was attached to or detached from network ${event.network}`);
         else if (event.kind === 'network-detached' && driver.state.phase === 'running')
           this.drift(entry, 'the network of the run was detached');
@@ -468,10 +469,6 @@ export class Supervisor implements Service {
     const late = delay(STOP_ALL_MS_MAX, undefined, { ref: false });
     await Promise.race([Promise.all(entries.map(({ driver }) => driver.outcome)), late]);
   }
-}
-
-export function networkNameOf(runId: string): string {
-  return `ringfence-${runId}`;
 }
 
 function referencedRun(table: RunTable, reference: string): string {

@@ -94,7 +94,7 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
   };
 }
 
-function networkName(runId: string): string {
+export function networkName(runId: string): string {
   return `ringfence-${runId}`;
 }
 
