@@ -8,12 +8,23 @@ export const FENCE_SETS = {
   bridge: 'rf-bridge',
   /** `hash:ip,port,ip` with time-outs: run, port, address learned from a DNS answer. */
   learned: 'rf-learned',
+  /** `hash:ip,port,ip` with time-outs: like `learned`, but the connection is led to the checker, which looks at its name. */
+  checked: 'rf-checked',
   /** `hash:ip,port,net`: run, port, network written in the profile. */
   written: 'rf-written',
+  /** `hash:ip,port,net`: run, port, network that a person is asked about. Its packets wait, they are not refused. */
+  ask: 'rf-ask',
   /** `hash:net`: where a name never leads. */
   never: 'rf-never',
   /** `hash:ip` with counters that start at `FENCE_BUDGET_BASE` minus the budget; runs without a budget have no entry. */
   budget: 'rf-budget',
+  /** `hash:ip`, the same for bytes that come in and for new connections (its packets are connections). */
+  ingressBudget: 'rf-budget-in',
+  connectionBudget: 'rf-budget-conn',
+  /** `hash:ip,port,ip` with counters: bytes that left per destination, for the report alone. */
+  flows: 'rf-flows',
+  /** `hash:ip` with counters from zero: connections admitted. */
+  connections: 'rf-connections',
   /** `hash:ip` with counters from zero: bytes that left, bytes that came in, packets refused. */
   egress: 'rf-egress',
   ingress: 'rf-ingress',
@@ -31,8 +42,14 @@ export const FENCE_PREFIXES = {
   never: 'rf:never',
   /** A source address that is not the run's, or that has been silenced. */
   spoof: 'rf:spoof',
-  /** The budget of bytes is used up. */
+  /** The budget of bytes that leave, of bytes that come in, of connections is used up. */
   budget: 'rf:budget',
+  ingress: 'rf:ingress',
+  connections: 'rf:conns',
+  /** More new connections in a second, or at a time, than any run may make. */
+  rate: 'rf:rate',
+  /** Nobody has decided yet: the packet waits for a person, by being sent again. */
+  ask: 'rf:ask',
   /** A service of the host itself. */
   host: 'rf:host',
 } as const;

@@ -50,6 +50,7 @@ export type Usage = {
   readonly diskBytes: number | null;
   readonly egressBytes: number;
   readonly ingressBytes: number;
+  readonly connections: number;
   readonly denials: number;
   readonly oomKills: number;
   readonly pidsRefusals: number;
@@ -66,6 +67,7 @@ export const USAGE_NONE: Usage = {
   diskBytes: null,
   egressBytes: 0,
   ingressBytes: 0,
+  connections: 0,
   denials: 0,
   oomKills: 0,
   pidsRefusals: 0,

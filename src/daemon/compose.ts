@@ -252,7 +252,7 @@ function openWarden(options: DaemonOptions, config: DaemonConfig, hooks: Hooks):
     directory: join(options.statePath, 'warden'),
     nflogGroup: config.fence.nflogGroup,
     silenceSet: FENCE_SETS.bridge,
-    trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress },
+    trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress, connections: FENCE_SETS.connections },
     egressHeldByKernel: true,
     onReport: (report) => hooks.onReport(report),
     onLost: (detail) => hooks.onLost(detail),
@@ -267,11 +267,18 @@ async function openFence(parts: {
   readonly log: Log;
 }): Promise<{ readonly fence: Fence; readonly gate: GateClient }> {
   const { config, engine, warden, log } = parts;
-  const { pool, gatePort, nflogGroup } = config.fence;
+  const { pool, gatePort, checkPort, nflogGroup } = config.fence;
   const resolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '');
   const upstreams = upstreamsOf(config.dns?.upstreams ?? null, resolvConf);
   const gate = createGateClient({
-    config: { port: gatePort, pool, upstreams, neverRanges: NEVER_RANGES },
+    config: {
+      port: gatePort,
+      checkPort,
+      pool,
+      upstreams,
+      neverRanges: NEVER_RANGES,
+      holdMs: config.approvals.holdSeconds * 1000,
+    },
     wardenPipe: warden.feedSocket,
     log,
   });

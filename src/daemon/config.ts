@@ -32,7 +32,22 @@ const Config = z.strictObject({
     .strictObject({
       pool: z.string().default('10.213.0.0/16'),
       gatePort: z.int().min(1024).max(65_535).default(5365),
+      /** Where connections that must show a name are led. */
+      checkPort: z.int().min(1024).max(65_535).default(5366),
       nflogGroup: z.int().min(1).max(65_535).default(86),
+    })
+    .prefault({}),
+  /** How `egress.ask` is decided. */
+  approvals: z
+    .strictObject({
+      /** How long a DNS question or a first connection is held for a person before the agent hears `not yet`. */
+      holdSeconds: z.int().min(0).max(60).default(8),
+      /** A request nobody decided within this is denied. */
+      expireSeconds: z.int().min(1).max(86_400).default(300),
+      /** How long an approval lasts when the approver says nothing else. */
+      grantSeconds: z.int().min(1).max(2_592_000).default(3_600),
+      /** Only root and members of this group decide; left out: whoever may use the socket and launched the run, and root. */
+      group: z.string().optional(),
     })
     .prefault({}),
   sinks: z.record(z.string().regex(/^[a-z0-9-]{1,40}$/, 'must be a name of a-z, 0-9 and -'), Sink).default({}),

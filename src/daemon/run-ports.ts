@@ -11,7 +11,7 @@ import { readLimits, type HeldLimit } from '../meter/limits.ts';
 import { killNow, pidsOf } from '../meter/processes.ts';
 import type { Path, StrictDocument } from '../profile/document.ts';
 import { problemAtPath } from '../profile/problems.ts';
-import type { Spec } from '../profile/spec.ts';
+import type { EgressRule, Spec } from '../profile/spec.ts';
 import { boundsOf, budgetPlansOf } from '../run/bounds.ts';
 import { SHELL } from '../run/environment.ts';
 import { launchProblems } from '../run/launch-problems.ts';
@@ -134,10 +134,21 @@ function bindOf(mount: CheckedMount, target: string): ContainerPlan['binds'][num
 function grantOf(spec: Spec, lease: FenceLease): FenceGrant {
   return {
     lease,
-    names: spec.egress.allow.filter((rule) => rule.kind === 'name'),
-    addresses: spec.egress.allow.filter((rule) => rule.kind === 'address'),
+    names: rulesOf(spec).filter((rule) => rule.kind === 'name'),
+    addresses: rulesOf(spec).filter((rule) => rule.kind === 'address'),
     egressBytesMax: spec.budget.egressBytes,
+    ingressBytesMax: spec.budget.ingressBytes,
+    connectionsMax: spec.budget.connections,
+    bandwidthBitsPerSecond: spec.limits.bandwidthBitsPerSecond,
   };
+}
+
+/** What is allowed and what a person is asked about. Allow is first, and the first match decides. */
+function rulesOf({ egress }: Spec): readonly (EgressRule & { readonly ask: boolean })[] {
+  return [
+    ...egress.allow.map((rule) => ({ ...rule, ask: false })),
+    ...egress.ask.map((rule) => ({ ...rule, ask: true })),
+  ];
 }
 
 export function cgroupsFor({ cgroupDriver }: EngineFacts): RunCgroups {

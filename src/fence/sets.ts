@@ -165,6 +165,7 @@ export function readCounters(address: string, ipset: Ipset): FenceCounters {
   return {
     egressBytes: Number(of(FENCE_SETS.egress).bytes),
     ingressBytes: Number(of(FENCE_SETS.ingress).bytes),
+    connections: Number(of(FENCE_SETS.connections).packets),
     deniedPackets: Number(of(FENCE_SETS.denied).packets),
   };
 }

@@ -74,7 +74,7 @@ export function createGateClient(parts: GateClientParts): GateClient {
           listening = true;
           resolve();
         } else if (report.kind === 'failed') failure = `the DNS gate failed: ${report.message}`;
-        else waiting.get(report.id)?.resolve(report);
+        else if ('id' in report) waiting.get(report.id)?.resolve(report);
       });
       made.on('error', (error) => {
         failure = `the DNS gate failed: ${error.message}`;

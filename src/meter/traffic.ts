@@ -8,14 +8,19 @@ export type Traffic = {
   of(address: string, at: { readonly nowMs: number; readonly ageMsMax: number }): RunTraffic;
 };
 
-export type RunTraffic = { readonly egressBytes: number; readonly ingressBytes: number };
+export type RunTraffic = {
+  readonly egressBytes: number;
+  readonly ingressBytes: number;
+  readonly connections: number;
+};
 
-const NONE: RunTraffic = { egressBytes: 0, ingressBytes: 0 };
+const NONE: RunTraffic = { egressBytes: 0, ingressBytes: 0, connections: 0 };
 
 export function createTraffic(options: {
   readonly ipset: Pick<Ipset, 'counters'>;
   readonly egressSet: string;
   readonly ingressSet: string;
+  readonly connectionsSet: string;
   /**
    * True when these numbers are only reported, because the kernel holds the budget: then a set that is being made anew
    * leaves them as they were. False: what cannot be read is thrown.
@@ -27,10 +32,14 @@ export function createTraffic(options: {
   const refresh = (): void => {
     const egress = options.ipset.counters(options.egressSet);
     const ingress = options.ipset.counters(options.ingressSet);
+    const connections = options.ipset.counters(options.connectionsSet);
     byAddress.clear();
     for (const [address, counters] of egress) {
-      const ingressBytes = Number(ingress.get(address)?.bytes ?? 0n);
-      byAddress.set(address, { egressBytes: Number(counters.bytes), ingressBytes });
+      byAddress.set(address, {
+        egressBytes: Number(counters.bytes),
+        ingressBytes: Number(ingress.get(address)?.bytes ?? 0n),
+        connections: Number(connections.get(address)?.packets ?? 0n),
+      });
     }
   };
   return {

@@ -18,7 +18,9 @@ const NOTHING: QuotaReading = {
   wallMs: 0,
   cpuMs: 0,
   egressBytes: 0,
-  egressCutOff: false,
+  ingressBytes: 0,
+  connections: 0,
+  cutOff: [],
   newDenials: 0,
   lastDenial: null,
 };
@@ -45,7 +47,12 @@ describe('judge', () => {
     ['CPU time at its limit', [CPU], { cpuMs: 20_000 }, { reason: 'budget.cpu', measured: 20_000, unit: 'ms' }],
     ['egress that is exactly used up', [EGRESS], { egressBytes: 1_000 }, null],
     ['egress of one byte more', [EGRESS], { egressBytes: 1_001 }, { reason: 'budget.egress', measured: 1_001 }],
-    ['egress that the kernel cut off', [EGRESS], { egressCutOff: true }, { reason: 'budget.egress', measured: 1_000 }],
+    [
+      'egress that the kernel cut off',
+      [EGRESS],
+      { cutOff: ['egress'] as const },
+      { reason: 'budget.egress', measured: 1_000 },
+    ],
     ['as many denials as allowed', [DENIALS], { newDenials: 2 }, null],
     ['one denial more than allowed', [DENIALS], { newDenials: 3 }, { reason: 'budget.denials', measured: 3 }],
     ['no denial where none is allowed', [NO_DENIALS], {}, null],
@@ -263,7 +270,9 @@ function isCrossed(
   denials: { readonly denialTimes: readonly number[]; readonly nowMs: number },
 ): boolean {
   if (plan.budget === 'egress') return total.egressBytes > plan.limitBytes;
-  if (plan.budget !== 'denials') return (plan.budget === 'wall' ? total.wallMs : total.cpuMs) >= plan.limitMs;
+  if (plan.budget === 'ingress' || plan.budget === 'connections') return false;
+  if (plan.budget === 'wall' || plan.budget === 'cpu')
+    return (plan.budget === 'wall' ? total.wallMs : total.cpuMs) >= plan.limitMs;
   const { windowMs } = plan;
   const recent = denials.denialTimes.filter((atMs) => windowMs === null || atMs > denials.nowMs - windowMs);
   return recent.length > plan.count;

@@ -22,12 +22,17 @@ export type QuotaReading = {
   readonly wallMs: number;
   readonly cpuMs: number;
   readonly egressBytes: number;
-  /** The kernel dropped a packet because the egress budget is used up. */
-  readonly egressCutOff: boolean;
+  readonly ingressBytes: number;
+  readonly connections: number;
+  /** Budgets of which the kernel dropped a packet because they are used up. */
+  readonly cutOff: readonly KernelBudget[];
   /** Refused attempts since the reading before this one, and the last of them. */
   readonly newDenials: number;
   readonly lastDenial: Denial | null;
 };
+
+/** Budgets that the kernel counts and cuts off by itself. */
+export type KernelBudget = 'egress' | 'ingress' | 'connections';
 
 export type QuotaWarning = {
   readonly rule: string;
@@ -107,12 +112,19 @@ function useOf(plan: BudgetPlan, reading: QuotaReading, denials: readonly Denial
       const measured = plan.budget === 'wall' ? reading.wallMs : reading.cpuMs;
       return { budget, action, measured, limit: plan.limitMs, unit: 'ms', crossed: measured >= plan.limitMs };
     }
-    case 'egress': {
-      // The kernel counts at the rule that drops; our own reading of the device may lag behind it by some packets.
-      const measured = reading.egressCutOff ? Math.max(reading.egressBytes, plan.limitBytes) : reading.egressBytes;
-      const crossed = reading.egressCutOff || measured > plan.limitBytes;
-      return { budget, action, measured, limit: plan.limitBytes, unit: 'bytes', crossed };
+    case 'egress':
+    case 'ingress': {
+      const bytes = plan.budget === 'egress' ? reading.egressBytes : reading.ingressBytes;
+      return kernelUse(
+        { budget: plan.budget, action, measured: bytes, limit: plan.limitBytes, unit: 'bytes' },
+        reading,
+      );
     }
+    case 'connections':
+      return kernelUse(
+        { budget: 'connections', action, measured: reading.connections, limit: plan.count, unit: 'connections' },
+        reading,
+      );
     case 'denials': {
       const measured = denials.reduce((sum, mark) => sum + mark.count, 0);
       return { budget, action, measured, limit: plan.count, unit: 'denials', crossed: measured > plan.count };
@@ -120,6 +132,13 @@ function useOf(plan: BudgetPlan, reading: QuotaReading, denials: readonly Denial
     default:
       return assertNever(plan);
   }
+}
+
+/** The kernel counts at the rule that drops; our own reading may lag behind it by some packets. */
+function kernelUse(use: Omit<Use, 'crossed'> & { readonly budget: KernelBudget }, reading: QuotaReading): Use {
+  const cutOff = reading.cutOff.includes(use.budget);
+  const measured = cutOff ? Math.max(use.measured, use.limit) : use.measured;
+  return { ...use, measured, crossed: cutOff || measured > use.limit };
 }
 
 /** The attempt itself is the breach where none is allowed: then the reason says so, and not that a count was used up. */
@@ -200,7 +219,10 @@ function earliestCrossingMs(plan: QuotaPlan, use: Use): number {
       return Math.max(1, headroom);
     case 'cpu':
       return Math.max(NEAR_BOUND_MS, earliestCpuMs(plan, headroom));
+    case 'connections':
+      return IDLE_MS;
     case 'egress':
+    case 'ingress':
       return plan.egressHeldByKernel ? IDLE_MS : Math.max(NEAR_BOUND_MS, headroom / EGRESS_BYTES_PER_MS_MAX);
     case 'denials':
       return IDLE_MS;

@@ -1,4 +1,4 @@
-import type { EgressRule, PortGrant } from './spec.ts';
+import type { EgressRule, NameCheck, PortGrant } from './spec.ts';
 import { nearest } from '../core/text.ts';
 import { formatIpv4, networkOf, overlaps, parseIpv4, type Ipv4Network } from './ipv4.ts';
 import { canonicaliseName, nameRefusal, sharedSuffixBelow, wildcardRefusal } from './names.ts';
@@ -128,7 +128,15 @@ function nameRule({ text, host, ports, list, inspect }: NameParts): ParsedRule {
       'name the hosts, or write it under egress.ask',
     );
   }
-  return { ok: true, rule: { kind: 'name', text, name, wildcard, ports, inspect } };
+  const checkedPorts = ports.map((grant) => ({ ...grant, check: checkOf(grant) }));
+  return { ok: true, rule: { kind: 'name', text, name, wildcard, ports: checkedPorts, inspect, requests: [] } };
+}
+
+/** By the port, as everybody uses it: what is spoken elsewhere is not known, so there a name opens its addresses. */
+function checkOf({ port, protocol }: PortGrant): NameCheck {
+  if (protocol !== 'tcp') return null;
+  if (port === 443) return 'tls';
+  return port === 80 ? 'http' : null;
 }
 
 function nameHint(written: string): string | null {

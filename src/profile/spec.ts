@@ -76,6 +76,21 @@ export type DenialBudget = { readonly count: number; readonly windowMs: number |
 
 export type PortGrant = { readonly port: number; readonly protocol: 'tcp' | 'udp' };
 
+/**
+ * What a connection of a name rule must show before a byte of it is passed on: the name in its TLS hello, or in every
+ * request's Host. `null`: nothing, the port is open to the addresses that the name resolved to.
+ */
+export type NameCheck = 'tls' | 'http' | null;
+
+/** `GET /v1/*`: one line of `requests` of an inspected rule. `pathPrefix`: the path ended in `*`. */
+export type RequestRule = {
+  readonly text: string;
+  /** In capitals; `*` is every method. */
+  readonly method: string;
+  readonly path: string;
+  readonly pathPrefix: boolean;
+};
+
 /** One line of `egress.allow` or `egress.ask`. `text` is the line as written, for explanations. */
 export type EgressRule =
   | {
@@ -85,8 +100,10 @@ export type EgressRule =
       readonly name: string;
       /** True for `*.name`: one or more labels before it, never the name itself. */
       readonly wildcard: boolean;
-      readonly ports: readonly PortGrant[];
+      readonly ports: readonly (PortGrant & { readonly check: NameCheck })[];
       readonly inspect: boolean;
+      /** Empty: every request of an inspected connection may pass. */
+      readonly requests: readonly RequestRule[];
     }
   | {
       readonly kind: 'address';

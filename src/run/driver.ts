@@ -151,6 +151,10 @@ export class Driver {
         return this.post({ kind: 'undead', pids: report.pids });
       case 'ready':
       case 'watching':
+      case 'changed':
+      case 'asked':
+      case 'held':
+      case 'resumed':
       case 'refused':
       case 'late':
         return undefined;

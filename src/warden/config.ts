@@ -9,7 +9,7 @@ export type WardenConfig = {
   /** The `hash:net,iface` set whose entry lets a run send; null where there is no fence. */
   readonly silenceSet: string | null;
   /** The `hash:ip` sets that count what each address sent and received; null where there is no fence. */
-  readonly trafficSets: { readonly egress: string; readonly ingress: string } | null;
+  readonly trafficSets: { readonly egress: string; readonly ingress: string; readonly connections: string } | null;
   /** True when the fence cuts off at `budget.egress` by itself and logs it with `rf:budget`. */
   readonly egressHeldByKernel: boolean;
 };

@@ -31,6 +31,21 @@ const PREFIXES: Readonly<Record<string, Pick<Denial, 'kind' | 'rule' | 'explanat
     rule: 'budget.egress',
     explanation: 'the bytes that the run may send are used up',
   },
+  [FENCE_PREFIXES.ingress]: {
+    kind: 'budget',
+    rule: 'budget.ingress',
+    explanation: 'the bytes that the run may receive are used up',
+  },
+  [FENCE_PREFIXES.connections]: {
+    kind: 'budget',
+    rule: 'budget.connections',
+    explanation: 'the connections that the run may make are used up',
+  },
+  [FENCE_PREFIXES.rate]: {
+    kind: 'packet',
+    rule: 'egress.rate',
+    explanation: 'more new connections than any run may make in a second, or hold at a time',
+  },
 };
 const UNKNOWN = { kind: 'packet', rule: 'egress', explanation: 'refused by the fence' } as const;
 

@@ -78,7 +78,10 @@ export function createGauge(
         inactiveAtMs = nowMs;
         inactiveBytes = meter.readSlow().inactiveFileBytes;
       }
-      const { egressBytes, ingressBytes } = traffic({ nowMs, ageMsMax: last ? TRAFFIC_LAST_AGE_MS : TRAFFIC_AGE_MS });
+      const { egressBytes, ingressBytes, connections } = traffic({
+        nowMs,
+        ageMsMax: last ? TRAFFIC_LAST_AGE_MS : TRAFFIC_AGE_MS,
+      });
       usage = {
         wallMs: tenths(wallMs),
         cpuMs: tenths(reading.cpuMs),
@@ -91,6 +94,7 @@ export function createGauge(
         // The fence forgets a run before the last report of it; what it counted stays.
         egressBytes: Math.max(usage.egressBytes, egressBytes),
         ingressBytes: Math.max(usage.ingressBytes, ingressBytes),
+        connections: Math.max(usage.connections, connections),
         denials,
         oomKills: reading.oomKills,
         pidsRefusals: reading.pidsRefusals,

@@ -44,7 +44,7 @@ const LAUNCH_MS_MAX = 60_000;
 const LATE_MS = 100;
 const LATE_REPORT_EVERY_MS = 1_000;
 const READY = POLLIN | POLLPRI | POLLERR | POLLHUP;
-const NO_TRAFFIC: RunTraffic = { egressBytes: 0, ingressBytes: 0 };
+const NO_TRAFFIC: RunTraffic = { egressBytes: 0, ingressBytes: 0, connections: 0 };
 
 /** Returns when the daemon is gone and no run is left to hold. */
 export function runWardenLoop(options: WardenLoop): void {
@@ -205,6 +205,9 @@ class Loop {
         return run.sample();
       case 'unwatch':
         return this.unwatch(run);
+      case 'change':
+      case 'resume':
+        return this.report({ kind: 'refused', runId: run.runId, message: `${request.kind} is not possible here` });
       default:
         return assertNever(request);
     }

@@ -71,8 +71,8 @@ function openTraffic(
   options: { readonly ipset: Ipset; readonly onlyReported: boolean },
 ): Traffic | null {
   if (config.trafficSets === null) return null;
-  const { egress: egressSet, ingress: ingressSet } = config.trafficSets;
-  return createTraffic({ ...options, egressSet, ingressSet });
+  const { egress: egressSet, ingress: ingressSet, connections: connectionsSet } = config.trafficSets;
+  return createTraffic({ ...options, egressSet, ingressSet, connectionsSet });
 }
 
 function protectFromOom(): void {

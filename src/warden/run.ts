@@ -7,7 +7,7 @@ import type { Meter, MeterEvent } from '../meter/meter.ts';
 import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
 import type { Traffic } from '../meter/traffic.ts';
 import { IDLE_MS, judge, newQuotaState } from '../policy/quotas.ts';
-import type { QuotaState } from '../policy/quotas.ts';
+import type { KernelBudget, QuotaState } from '../policy/quotas.ts';
 import { createDenialValve } from './denials.ts';
 import { openFirstProcess } from './first-process.ts';
 import type { FirstProcess } from './first-process.ts';
@@ -51,6 +51,7 @@ const SHARED_MS = 50;
 const REPORT_SAMPLE_MS = 1_000;
 const EVIDENCE = { processesMax: 8, msMax: 3, argv: false } as const;
 const UNDEAD_PIDS_MAX = 64;
+const KERNEL_BUDGETS: readonly KernelBudget[] = ['egress', 'ingress', 'connections'];
 const SIGTERM = 15;
 const SIGKILL = 9;
 export class WatchedRun {
@@ -66,7 +67,7 @@ export class WatchedRun {
   private denials = 0;
   private unjudgedDenials = 0;
   private lastDenial: Denial | null = null;
-  private egressCutOff = false;
+  private readonly cutOff = new Set<KernelBudget>();
   private breach: Breach | null = null;
   private endRequested = false;
   private times: EndTimes = { detectedMs: null, signalledMs: null, emptyMs: null };
@@ -170,7 +171,9 @@ export class WatchedRun {
     // What a silenced run still sends is refused as if its source were forged: that is our doing, not its.
     if (this.phase === 'over' || (ended && denial.kind === 'spoof')) return;
     if (this.phase === 'waiting') this.look();
-    if (denial.kind === 'budget') this.egressCutOff = true;
+    const spent =
+      denial.kind === 'budget' ? KERNEL_BUDGETS.find((name) => denial.rule === `budget.${name}`) : undefined;
+    if (spent !== undefined) this.cutOff.add(spent);
     else {
       this.denials += count;
       this.unjudgedDenials += count;
@@ -295,7 +298,9 @@ export class WatchedRun {
         wallMs: this.sinceStart(now) ?? 0,
         cpuMs: this.gauge.reading.cpuMs,
         egressBytes: this.gauge.usage.egressBytes,
-        egressCutOff: this.egressCutOff,
+        ingressBytes: this.gauge.usage.ingressBytes,
+        connections: this.gauge.usage.connections,
+        cutOff: [...this.cutOff],
         newDenials: this.unjudgedDenials,
         lastDenial: this.lastDenial,
       },

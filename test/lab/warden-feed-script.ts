@@ -30,7 +30,7 @@ const input = JSON.parse(process.argv[2] ?? '') as FeedScriptInput;
 const fixture = await startFixture({
   nflogGroup: input.group,
   silenceSet: FENCE_SETS.bridge,
-  trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress },
+  trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress, connections: FENCE_SETS.connections },
   egressHeldByKernel: true,
 });
 const run = await makeRun('all');

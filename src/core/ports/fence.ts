@@ -1,4 +1,5 @@
 import type { Denial } from '../outcome.ts';
+import type { ApprovalLifetime, HeldRequest } from '../approval.ts';
 
 /**
  * The egress fence of a host: base rules put in force once, one /30 per run. `install`, `lease` and `arm` happen before
@@ -13,6 +14,17 @@ export type Fence = {
   lease(runId: string): FenceLease;
   /** Opens written addresses, sets the byte budget and tells the DNS gate the names; reads everything back. */
   arm(grant: FenceGrant): Promise<void>;
+  /**
+   * Swaps the grant of a run that is armed. What is not in the new one is closed before this resolves: entries gone,
+   * open connections cut. Budgets count on from where they were. A failure leaves the run silenced, never half open.
+   */
+  change(grant: FenceGrant): Promise<void>;
+  /** Opens what a person approved, for that run and that time. Never a never-range, whoever approved it. */
+  approve(runId: string, request: HeldRequest, lifetime: ApprovalLifetime): Promise<void>;
+  /** The request was denied or nobody came: what waits for it is refused now, and what comes later at once. */
+  deny(runId: string, request: HeldRequest): Promise<void>;
+  /** Bytes out per destination, busiest first, at most DESTINATIONS_MAX. */
+  destinations(runId: string): Promise<readonly FenceDestination[]>;
   /** Bytes counted by the kernel for a run so far. */
   counters(runId: string): Promise<FenceCounters>;
   /** Silences the run, forgets its grants and connections, and only then frees its /30. Idempotent. */
@@ -37,25 +49,55 @@ export type FenceLease = {
 
 export type FencePort = { readonly port: number; readonly protocol: 'tcp' | 'udp' };
 
+export type FenceName = {
+  readonly name: string;
+  readonly wildcard: boolean;
+  readonly ports: readonly (FencePort & { readonly check: 'tls' | 'http' | null })[];
+  readonly text: string;
+  /** Held until a person decides. */
+  readonly ask: boolean;
+  readonly inspect: boolean;
+  readonly requests: readonly FenceRequestRule[];
+};
+
+export type FenceRequestRule = {
+  readonly text: string;
+  readonly method: string;
+  readonly path: string;
+  readonly pathPrefix: boolean;
+};
+
+export type FenceAddress = {
+  readonly network: string;
+  readonly prefixLength: number;
+  readonly ports: readonly FencePort[];
+  readonly text: string;
+  readonly ask: boolean;
+};
+
 export type FenceGrant = {
   readonly lease: FenceLease;
-  readonly names: readonly {
-    readonly name: string;
-    readonly wildcard: boolean;
-    readonly ports: readonly FencePort[];
-    readonly text: string;
-  }[];
-  readonly addresses: readonly {
-    readonly network: string;
-    readonly prefixLength: number;
-    readonly ports: readonly FencePort[];
-  }[];
+  readonly names: readonly FenceName[];
+  readonly addresses: readonly FenceAddress[];
   readonly egressBytesMax: number | null;
+  readonly ingressBytesMax: number | null;
+  readonly connectionsMax: number | null;
+  /** Each direction by itself. */
+  readonly bandwidthBitsPerSecond: number | null;
+};
+
+export type FenceDestination = {
+  readonly address: string;
+  readonly port: number;
+  readonly protocol: 'tcp' | 'udp';
+  readonly egressBytes: number;
+  readonly packets: number;
 };
 
 export type FenceCounters = {
   readonly egressBytes: number;
   readonly ingressBytes: number;
+  readonly connections: number;
   readonly deniedPackets: number;
 };
 

@@ -19,6 +19,10 @@ export type WardenRequest =
   /** SIGTERM to the first process now, SIGKILL to all after the grace. */
   | { readonly kind: 'stop'; readonly runId: string; readonly reason: Reason; readonly graceMs: number }
   | { readonly kind: 'sample'; readonly runId: string }
+  /** Other bounds for a run that is watched; what was used and refused counts on. Answered by `changed` or `refused`. */
+  | { readonly kind: 'change'; readonly runId: string; readonly bounds: WatchBounds }
+  /** Ends a pause by hand: the run is thawed, and the budgets that paused it have been given more. */
+  | { readonly kind: 'resume'; readonly runId: string }
   | { readonly kind: 'unwatch'; readonly runId: string };
 
 export type WatchPlan = {
@@ -29,6 +33,10 @@ export type WatchPlan = {
   readonly subnet: string;
   /** The cgroup made for the run before the container: its counters outlive the container. */
   readonly parentPaths: CgroupPaths;
+} & WatchBounds;
+
+/** The part of a watch that a changed profile changes. */
+export type WatchBounds = {
   readonly budgets: readonly BudgetPlan[];
   readonly graceMs: number;
   readonly warnAt: readonly number[];
@@ -54,12 +62,25 @@ export type CgroupPaths = {
 
 export type BudgetPlan =
   | { readonly budget: 'wall' | 'cpu'; readonly limitMs: number; readonly action: Action }
-  | { readonly budget: 'egress'; readonly limitBytes: number; readonly action: Action }
+  | { readonly budget: 'egress' | 'ingress'; readonly limitBytes: number; readonly action: Action }
+  | { readonly budget: 'connections'; readonly count: number; readonly action: Action }
   | { readonly budget: 'denials'; readonly count: number; readonly windowMs: number | null; readonly action: Action };
 
 export type WardenReport =
   | { readonly kind: 'ready'; readonly killRung: 'cgroup.kill' | 'pidfd'; readonly feed: boolean }
   | { readonly kind: 'watching'; readonly runId: string }
+  | { readonly kind: 'changed'; readonly runId: string }
+  /** A packet to an address under `ask` waits; one report a destination and second at most. */
+  | {
+      readonly kind: 'asked';
+      readonly runId: string;
+      readonly address: string;
+      readonly port: number;
+      readonly protocol: 'tcp' | 'udp';
+    }
+  /** An action milder than an end was taken: the run is slowed down, or stands still until a person decides. */
+  | { readonly kind: 'held'; readonly runId: string; readonly breach: Breach; readonly usage: Usage }
+  | { readonly kind: 'resumed'; readonly runId: string }
   | { readonly kind: 'refused'; readonly runId: string; readonly message: string }
   | { readonly kind: 'sampled'; readonly runId: string; readonly usage: Usage }
   | {
@@ -108,5 +129,7 @@ export type Warden = {
   send(request: WardenRequest): void;
   /** Resolves with the answer to `watch`; rejects METER_FAILED when a counter cannot be opened. */
   watch(plan: WatchPlan): Promise<void>;
+  /** Resolves with the answer to `change`; rejects METER_FAILED when the run cannot be held to the new bounds. */
+  change(runId: string, bounds: WatchBounds): Promise<void>;
   sample(runId: string): Promise<Usage>;
 };
