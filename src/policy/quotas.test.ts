@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { assertNever } from '../core/assert.ts';
 import type { Denial } from '../core/outcome.ts';
 import type { BudgetPlan } from '../core/ports/warden.ts';
 import { IDLE_MS, judge, NEAR_BOUND_MS, newQuotaState } from './quotas.ts';
@@ -155,6 +156,8 @@ describe('judge, for all readings', () => {
     fc.record({ budget: fc.constant('wall' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('cpu' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('egress' as const), limitBytes: fc.integer({ min: 0, max: 5_000 }), action }),
+    fc.record({ budget: fc.constant('ingress' as const), limitBytes: fc.integer({ min: 0, max: 5_000 }), action }),
+    fc.record({ budget: fc.constant('connections' as const), count: fc.integer({ min: 0, max: 200 }), action }),
     fc.record({
       budget: fc.constant('denials' as const),
       count: fc.integer({ min: 0, max: 20 }),
@@ -167,6 +170,8 @@ describe('judge, for all readings', () => {
       wallMs: fc.integer({ min: 0, max: 500 }),
       cpuMs: fc.integer({ min: 0, max: 500 }),
       egressBytes: fc.integer({ min: 0, max: 500 }),
+      ingressBytes: fc.integer({ min: 0, max: 500 }),
+      connections: fc.integer({ min: 0, max: 20 }),
       newDenials: fc.integer({ min: 0, max: 4 }),
     }),
     { maxLength: 60 },
@@ -176,15 +181,11 @@ describe('judge, for all readings', () => {
     fc.assert(
       fc.property(budgets, increments, (plans, steps) => {
         let state = newQuotaState(planOf(plans));
-        let total = { wallMs: 0, cpuMs: 0, egressBytes: 0 };
+        let total: Total = NO_USE;
         const denialTimes: number[] = [];
         let breaches = 0;
         for (const step of steps) {
-          total = {
-            wallMs: total.wallMs + step.wallMs,
-            cpuMs: total.cpuMs + step.cpuMs,
-            egressBytes: total.egressBytes + step.egressBytes,
-          };
+          total = sumOf(total, step);
           const nowMs = total.wallMs;
           for (let index = 0; index < step.newDenials; index += 1) denialTimes.push(nowMs);
           const reading = { ...NOTHING, ...total, newDenials: step.newDenials };
@@ -199,7 +200,7 @@ describe('judge, for all readings', () => {
             breaches += 1;
             expect(judgement.breach.action).not.toBe('warn');
           }
-          const denials = plans[3];
+          const denials = plans[5];
           expect(state.denials.length).toBeLessThanOrEqual(denials.count + 1);
         }
       }),
@@ -212,17 +213,14 @@ describe('judge, for all readings', () => {
       wallMs: fc.integer({ min: 0, max: 6_000 }),
       cpuMs: fc.integer({ min: 0, max: 6_000 }),
       egressBytes: fc.integer({ min: 0, max: 6_000 }),
+      ingressBytes: fc.integer({ min: 0, max: 6_000 }),
+      connections: fc.integer({ min: 0, max: 250 }),
     });
     fc.assert(
       fc.property(budgets, use, use, (plans, less, more) => {
         const enforced = plans.map((plan) => ({ ...plan, action: 'kill' as const }));
-        const greater = {
-          wallMs: less.wallMs + more.wallMs,
-          cpuMs: less.cpuMs + more.cpuMs,
-          egressBytes: less.egressBytes + more.egressBytes,
-        };
         const mild = judgeOnce(enforced, less);
-        const hard = judgeOnce(enforced, greater);
+        const hard = judgeOnce(enforced, sumOf(less, more));
         expect(mild.breach !== null && hard.breach === null).toBe(false);
         expect(hard.nextSampleMs).toBeLessThanOrEqual(mild.nextSampleMs);
       }),
@@ -264,16 +262,41 @@ describe('judge, for all readings', () => {
   });
 });
 
+type Total = Pick<QuotaReading, 'wallMs' | 'cpuMs' | 'egressBytes' | 'ingressBytes' | 'connections'>;
+const NO_USE: Total = { wallMs: 0, cpuMs: 0, egressBytes: 0, ingressBytes: 0, connections: 0 };
+
+function sumOf(before: Total, more: Total): Total {
+  return {
+    wallMs: before.wallMs + more.wallMs,
+    cpuMs: before.cpuMs + more.cpuMs,
+    egressBytes: before.egressBytes + more.egressBytes,
+    ingressBytes: before.ingressBytes + more.ingressBytes,
+    connections: before.connections + more.connections,
+  };
+}
+
 function isCrossed(
   plan: BudgetPlan,
-  total: { readonly wallMs: number; readonly cpuMs: number; readonly egressBytes: number },
+  total: Total,
   denials: { readonly denialTimes: readonly number[]; readonly nowMs: number },
 ): boolean {
-  if (plan.budget === 'egress') return total.egressBytes > plan.limitBytes;
-  if (plan.budget === 'ingress' || plan.budget === 'connections') return false;
-  if (plan.budget === 'wall' || plan.budget === 'cpu')
-    return (plan.budget === 'wall' ? total.wallMs : total.cpuMs) >= plan.limitMs;
-  const { windowMs } = plan;
-  const recent = denials.denialTimes.filter((atMs) => windowMs === null || atMs > denials.nowMs - windowMs);
-  return recent.length > plan.count;
+  switch (plan.budget) {
+    case 'wall':
+      return total.wallMs >= plan.limitMs;
+    case 'cpu':
+      return total.cpuMs >= plan.limitMs;
+    case 'egress':
+      return total.egressBytes > plan.limitBytes;
+    case 'ingress':
+      return total.ingressBytes > plan.limitBytes;
+    case 'connections':
+      return total.connections > plan.count;
+    case 'denials': {
+      const { windowMs } = plan;
+      const recent = denials.denialTimes.filter((atMs) => windowMs === null || atMs > denials.nowMs - windowMs);
+      return recent.length > plan.count;
+    }
+    default:
+      return assertNever(plan);
+  }
 }

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { assert } from '../core/assert.ts';
 import { fail } from '../core/errors.ts';
 import type { Usage } from '../core/outcome.ts';
-import type { Warden, WardenReport, WardenRequest, WatchPlan } from '../core/ports/warden.ts';
+import type { Warden, WardenReport, WardenRequest, WatchBounds, WatchPlan } from '../core/ports/warden.ts';
 import type { WardenConfig } from './config.ts';
 import { DENIED_NAMES_FD, REQUESTS_FD } from './config.ts';
 
@@ -52,6 +52,7 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
   const ready = Promise.withResolvers<Extract<WardenReport, { kind: 'ready' }>>();
   const ended = Promise.withResolvers<string>();
   const watching = new Map<string, Waiter<void>>();
+  const changing = new Map<string, Waiter<void>>();
   const sampling = new Map<string, Waiter<Usage>[]>();
   let stopping = false;
   let gone: string | null = null;
@@ -61,7 +62,7 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
     gone = detail;
     const error = fail('METER_FAILED', { detail: `the warden is gone: ${detail}` });
     ready.reject(error);
-    for (const waiter of watching.values()) waiter.reject(error);
+    for (const waiter of [...watching.values(), ...changing.values()]) waiter.reject(error);
     for (const waiter of [...sampling.values()].flat()) waiter.reject(error);
     ended.resolve(detail);
     if (!stopping) onLost(detail);
@@ -74,25 +75,35 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
     lineSplitter((line) => onLine(line)),
   );
 
-  const settleWatch = (report: Extract<WardenReport, { kind: 'watching' | 'refused' }>): boolean => {
-    const waiter = watching.get(report.runId);
-    if (waiter === undefined) return false;
-    if (report.kind === 'watching') waiter.resolve();
-    else waiter.reject(fail('METER_FAILED', { detail: report.message, runId: report.runId }));
-    return true;
-  };
-
   const onLine = (line: string): void => {
     const report = JSON.parse(line) as WardenReport;
-    if (report.kind === 'ready') {
-      ready.resolve(report);
-      return;
+    switch (report.kind) {
+      case 'ready':
+        return ready.resolve(report);
+      case 'watching':
+        return watching.get(report.runId)?.resolve();
+      case 'changed':
+        changing.get(report.runId)?.resolve();
+        break;
+      case 'sampled':
+        for (const waiter of taken(sampling, report.runId)) waiter.resolve(report.usage);
+        break;
+      case 'refused':
+        if (refuse(report)) return;
+        break;
+      default:
+        break;
     }
-    if ((report.kind === 'watching' || report.kind === 'refused') && settleWatch(report)) return;
-    if (report.kind === 'refused')
-      for (const waiter of taken(sampling, report.runId)) waiter.reject(refusedError(report));
-    if (report.kind === 'sampled') for (const waiter of taken(sampling, report.runId)) waiter.resolve(report.usage);
     onReport(report);
+  };
+
+  /** True when somebody waited for the answer, and has it now. */
+  const refuse = (report: Extract<WardenReport, { kind: 'refused' }>): boolean => {
+    const { runId, request, message } = report;
+    const asked = request === 'watch' ? watching.get(runId) : request === 'change' ? changing.get(runId) : undefined;
+    const waiters = request === 'sample' ? taken(sampling, runId) : [asked].filter((waiter) => waiter !== undefined);
+    for (const waiter of waiters) waiter.reject(fail('METER_FAILED', { detail: message, runId }));
+    return asked !== undefined;
   };
 
   const send = (request: WardenRequest): void => {
@@ -121,6 +132,19 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
     );
     send({ kind: 'watch', watch: plan });
     return watched;
+  };
+
+  const change = (runId: string, bounds: WatchBounds): Promise<void> => {
+    if (changing.has(runId)) {
+      return Promise.reject(fail('METER_FAILED', { detail: 'another change of the run is under way', runId }));
+    }
+    const changed = answer<void>(
+      runId,
+      (waiter) => changing.set(runId, waiter),
+      () => changing.delete(runId),
+    );
+    send({ kind: 'change', runId, bounds });
+    return changed;
   };
 
   const sample = (runId: string): Promise<Usage> => {
@@ -160,7 +184,7 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
   try {
     const facts = await ready.promise;
     assert(child.pid !== undefined, 'a process that spoke has a number');
-    return { pid: child.pid, ready: facts, feedSocket, send, watch, sample, stop };
+    return { pid: child.pid, ready: facts, feedSocket, send, watch, change, sample, stop };
   } catch (error) {
     stopping = true;
     throw error;
@@ -173,10 +197,6 @@ function taken(waiters: Map<string, Waiter<Usage>[]>, runId: string): readonly W
   const list = waiters.get(runId) ?? [];
   waiters.delete(runId);
   return list;
-}
-
-function refusedError(report: { readonly runId: string; readonly message: string }): Error {
-  return fail('METER_FAILED', { detail: report.message, runId: report.runId });
 }
 
 /** The end of the process is told by its exit; a write that fails just before says nothing more. */

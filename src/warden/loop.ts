@@ -187,7 +187,7 @@ class Loop {
     if (run === undefined) {
       // `unwatch` of a run that was never watched is how a failed launch cleans up.
       if (request.kind === 'unwatch') return;
-      this.report({ kind: 'refused', runId: request.runId, message: `there is no watched run for ${request.kind}` });
+      this.refuse(request, `there is no watched run for ${request.kind}`);
       return;
     }
     this.guard(run, () => this.serveRun(run, request));
@@ -207,7 +207,7 @@ class Loop {
         return this.unwatch(run);
       case 'change':
       case 'resume':
-        return this.report({ kind: 'refused', runId: run.runId, message: `${request.kind} is not possible here` });
+        return this.refuse(request, `${request.kind} is not possible here`);
       default:
         return assertNever(request);
     }
@@ -215,7 +215,7 @@ class Loop {
 
   private watch(plan: WatchPlan): void {
     const { runId } = plan;
-    const refuse = (message: string): void => this.report({ kind: 'refused', runId, message });
+    const refuse = (message: string): void => this.refuse({ kind: 'watch', runId }, message);
     if (this.runs.has(runId)) return refuse('the run is already watched');
     const soft = plan.budgets.find(({ action }) => action === 'throttle' || action === 'pause');
     if (soft !== undefined) return refuse(`the action ${soft.action} of budget.${soft.budget} is not enforceable here`);
@@ -240,7 +240,7 @@ class Loop {
     if (run.idle) this.forget(run);
     else {
       this.abandoned.add(run);
-      this.report({ kind: 'refused', runId: run.runId, message: 'processes of the run are still alive' });
+      this.refuse({ kind: 'unwatch', runId: run.runId }, 'processes of the run are still alive');
     }
   }
 
@@ -318,6 +318,10 @@ class Loop {
       // The kill that follows ends its traffic too; an error here must not stop that.
       complain(`run ${plan.runId} could not be silenced before its kill`, error);
     }
+  }
+
+  private refuse(request: { readonly kind: WardenRequest['kind']; readonly runId: string }, message: string): void {
+    this.report({ kind: 'refused', runId: request.runId, request: request.kind, message });
   }
 
   private report(report: WardenReport): void {

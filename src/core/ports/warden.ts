@@ -81,7 +81,12 @@ export type WardenReport =
   /** An action milder than an end was taken: the run is slowed down, or stands still until a person decides. */
   | { readonly kind: 'held'; readonly runId: string; readonly breach: Breach; readonly usage: Usage }
   | { readonly kind: 'resumed'; readonly runId: string }
-  | { readonly kind: 'refused'; readonly runId: string; readonly message: string }
+  | {
+      readonly kind: 'refused';
+      readonly runId: string;
+      readonly request: WardenRequest['kind'];
+      readonly message: string;
+    }
   | { readonly kind: 'sampled'; readonly runId: string; readonly usage: Usage }
   | {
       readonly kind: 'warned';
