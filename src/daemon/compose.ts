@@ -1,4 +1,5 @@
 import { mkdir, readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
@@ -14,7 +15,9 @@ import { createDockerEngine, type DockerEngine } from '../engine/docker.ts';
 import { createFence } from '../fence/fence.ts';
 import { createGateClient, type GateClient } from '../gate/client.ts';
 import { peerCredentials } from '../kernel/libc.ts';
+import { openSigner } from '../ledger/keys.ts';
 import { openLedger, type OpenedLedger } from '../ledger/ledger.ts';
+import { keyName } from '../ledger/note.ts';
 import { replayLedger, type Replay } from '../ledger/replay.ts';
 import { NEVER_RANGES } from '../policy/egress.ts';
 import { takeAfterlife } from '../warden/afterlife.ts';
@@ -87,7 +90,19 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   await mkdir(statePath, { recursive: true, mode: 0o700 });
   const nowIso = (): string => new Date().toISOString();
   // The ledger is first: its lock is what keeps a second daemon away from everything below.
-  const ledger = await openLedger({ directory: join(statePath, 'ledger'), nowIso, log });
+  const keyDirectory = join(statePath, 'keys');
+  const ledger = await openLedger({
+    directory: join(statePath, 'ledger'),
+    nowIso,
+    log,
+    seal: {
+      signer: await openSigner(keyDirectory, keyName(hostname())),
+      keyDirectory,
+      everyRecords: config.ledger.checkpointRecords,
+      everyMs: config.ledger.checkpointSeconds * 1000,
+    },
+    segmentBytesMax: config.ledger.segmentMiB * 2 ** 20,
+  });
   closers.push(() => ledger.close());
   const unlockFence = lockFence();
   closers.push(async () => unlockFence());

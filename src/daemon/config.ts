@@ -37,6 +37,15 @@ const Config = z.strictObject({
       nflogGroup: z.int().min(1).max(65_535).default(86),
     })
     .prefault({}),
+  /** The record: how often its place is signed, how long its files get, and how long they stay. */
+  ledger: z
+    .strictObject({
+      checkpointRecords: z.int().min(1).max(1_000_000).default(1_000),
+      checkpointSeconds: z.int().min(1).max(86_400).default(300),
+      segmentMiB: z.int().min(1).max(1_024).default(64),
+      retentionDays: z.int().min(1).max(36_500).default(400),
+    })
+    .prefault({}),
   /** How `egress.ask` is decided. */
   approvals: z
     .strictObject({

@@ -14,21 +14,28 @@ type Batch = {
   readonly reject: (error: Error) => void;
 };
 
+export type CommitOptions = {
+  readonly handle: FileHandle;
+  /** Asked before each write: the file to go on in, or null for the one before. */
+  rotate(bytes: number): Promise<FileHandle | null>;
+  onFlushed(lines: readonly string[], bytes: number): void;
+};
+
 /**
  * Group commit: whatever was appended while the disk was busy goes out with the next write and the next sync. After
  * the first failure nothing more is written: what the file holds is unknown then, and the next start finds out.
  */
 export class GroupCommit {
-  readonly #handle: FileHandle;
-  readonly #onFlushed: (lines: readonly string[], bytes: number) => void;
+  readonly #options: CommitOptions;
+  #handle: FileHandle;
   #batches: Batch[] = [];
   #queuedBytes = 0;
   #failure: Error | null = null;
   #running: Promise<void> | null = null;
 
-  constructor(handle: FileHandle, onFlushed: (lines: readonly string[], bytes: number) => void) {
-    this.#handle = handle;
-    this.#onFlushed = onFlushed;
+  constructor(options: CommitOptions) {
+    this.#options = options;
+    this.#handle = options.handle;
   }
 
   get failure(): Error | null {
@@ -61,10 +68,11 @@ export class GroupCommit {
     for (let batch = this.#batches.shift(); batch !== undefined; batch = this.#batches.shift()) {
       try {
         const bytes = Buffer.from(`${batch.lines.join('\n')}\n`);
+        this.#handle = (await this.#options.rotate(bytes.length)) ?? this.#handle;
         await writeAll(this.#handle, bytes);
         await this.#handle.datasync();
         this.#queuedBytes -= batch.bytes;
-        this.#onFlushed(batch.lines, bytes.length);
+        this.#options.onFlushed(batch.lines, bytes.length);
         batch.resolve();
       } catch (error) {
         const detail = `the ledger cannot be written: ${messageOf(error)}`;

@@ -45,6 +45,13 @@ export function placeOf(line: Buffer): Place | null {
   return head === null ? null : { seq: Number(head[1]), prev: head[2] ?? '' };
 }
 
+const KIND_PATTERN = /^\{"seq":\d+,"at":"[^"]{24}","prev":"[0-9a-f]{64}","kind":"([a-z.-]{1,40})"/;
+
+/** The kind of a record without parsing it all; null when its head is no head. */
+export function kindOf(line: Buffer): string | null {
+  return KIND_PATTERN.exec(line.toString('latin1', 0, HEAD_BYTES_MAX + 48))?.[1] ?? null;
+}
+
 /** The first thing wrong with a line that should stand at `expected`, or null. */
 export function checkLine(line: Buffer, expected: Place): Fault | null {
   const place = placeOf(line);

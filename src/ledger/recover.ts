@@ -4,12 +4,12 @@ import type { FileHandle } from 'node:fs/promises';
 import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { RecordDraft } from '../core/ports/record.ts';
-import { GENESIS } from './line.ts';
+import { GENESIS, kindOf, parseLine } from './line.ts';
 import type { Segment } from './segments.ts';
 import { openForReading, segmentOf, syncDirectory } from './segments.ts';
 import type { Head } from './verify.ts';
-import type { BadPlace, WalkedLine } from './walk.ts';
-import { walkLedger } from './walk.ts';
+import type { BadPlace, LedgerStart, Pruned, WalkedLine } from './walk.ts';
+import { lateStart, prunedOf, walkLedger } from './walk.ts';
 
 /** Every so many records one place is remembered, so that reading from a late record does not start at the first. */
 const INDEX_EVERY_RECORDS = 1_024;
@@ -25,6 +25,10 @@ export type Survey = {
   readonly index: IndexEntry[];
   readonly firstBad: BadPlace | null;
   readonly tail: Tail;
+  /** The public key that was announced last, and where the last checkpoint stands (0: there is none). */
+  readonly lastKey: string | null;
+  readonly lastCheckpointSeq: number;
+  readonly pruned: Pruned | null;
 };
 
 /**
@@ -43,8 +47,18 @@ export async function surveyLedger(directory: string): Promise<Survey> {
   let sizeBytes = 0;
   let firstBad: BadPlace | null = null;
   let tail: Tail = { kind: 'sound' };
+  let start: LedgerStart | null = null;
+  let pruned: Pruned | null = null;
+  let lastKey: string | null = null;
+  let lastCheckpointSeq = 0;
   const index: IndexEntry[] = [];
   for await (const walked of walkLedger(directory)) {
+    if (walked.kind === 'start') {
+      start = walked.start;
+      head = { seq: start.seq - 1, hash: start.prev };
+      segment = start.segment;
+      continue;
+    }
     if (walked.kind === 'segment-fault') {
       firstBad ??= walked.bad;
       continue;
@@ -63,6 +77,10 @@ export async function surveyLedger(directory: string): Promise<Survey> {
         if (first) tail = { kind: 'torn', line };
         else if (tail.kind === 'sound') tail = { kind: 'damaged', bad: line.fault.bad };
       }
+      pruned = prunedOf(line) ?? pruned;
+      const kind = line.fault === null ? kindOf(line.bytes) : null;
+      if (kind === 'ledger.key') lastKey = keyTextOf(line) ?? lastKey;
+      if (kind === 'ledger.checkpoint') lastCheckpointSeq = line.seq;
       head = { seq: line.seq, hash: line.hash };
       sizeBytes = line.offset + line.length + (line.whole ? 1 : 0);
       if (line.seq % INDEX_EVERY_RECORDS === 1 && line.fault === null) {
@@ -70,11 +88,18 @@ export async function surveyLedger(directory: string): Promise<Survey> {
       }
     }
   }
-  if (tail.kind !== 'torn') return { head, segment, sizeBytes, index, firstBad, tail };
+  if (start !== null) firstBad = lateStart(start, pruned) ?? firstBad;
+  const found = { segment, lastKey, lastCheckpointSeq, pruned };
+  if (tail.kind !== 'torn') return { ...found, head, sizeBytes, index, firstBad, tail };
   const sound = index.filter((entry) => entry.segment !== segment.number || entry.offset < tail.line.offset);
   // What is about to be repaired is no longer bad; what was bad before it still is.
   const still = firstBad === tail.line.fault?.bad ? null : firstBad;
-  return { head: before, segment, sizeBytes: tail.line.offset, index: sound, firstBad: still, tail };
+  return { ...found, head: before, sizeBytes: tail.line.offset, index: sound, firstBad: still, tail };
+}
+
+function keyTextOf(line: WalkedLine): string | null {
+  const text = parseLine(line.bytes)?.['key'];
+  return typeof text === 'string' ? text : null;
 }
 
 function placeOfLine(line: WalkedLine): BadPlace {

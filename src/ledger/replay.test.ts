@@ -104,6 +104,16 @@ test('counts incidents, and knows which alerts are settled', async () => {
   expect([...replay.settledAlerts]).toEqual(['ops i1_opened', 'ops i0_opened']);
 });
 
+test('knows what deleted files would have said, and what came after', async () => {
+  const replay = await replayOf([
+    { kind: 'ledger.pruned', quarantined: { rome: { incidentId: 'i1' }, paris: {} }, incidentsByProfile: { rome: 4 } },
+    { kind: 'quarantine.released', profile: 'paris' },
+    { kind: 'incident.opened', profile: 'rome', sinks: [], incident: incidentOf('i9') },
+  ]);
+  expect([...replay.quarantined]).toEqual([['rome', { incidentId: 'i1', at: AT }]]);
+  expect([...replay.incidentsByProfile]).toEqual([['rome', 5]]);
+});
+
 test('sees whether the last daemon stopped or was killed', async () => {
   const killed = await replayOf([{ kind: 'daemon.started' }, { kind: 'daemon.stopped' }, { kind: 'daemon.started' }]);
   expect(killed.lastDaemon).toEqual({ startedAt: AT, stoppedAt: null, lastAt: AT });

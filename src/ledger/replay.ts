@@ -119,6 +119,9 @@ class Replaying implements Replay {
       case 'quarantine.released':
         if (profile !== null) this.quarantined.delete(profile);
         return;
+      case 'ledger.pruned':
+        this.#pruned(record);
+        return;
       case 'alert.delivered':
         this.#settled(record);
         return;
@@ -156,6 +159,20 @@ class Replaying implements Replay {
     const sinks = Array.isArray(named) ? named.filter((sink) => typeof sink === 'string') : [];
     const value = { at: record.at, sinks, incident };
     keep(this.#incidents, { key: incident.id, value, max: INCIDENTS_KEPT_MAX });
+  }
+
+  /** What the deleted files would have said, as it stood when they went; the records after it change it as ever. */
+  #pruned(record: LedgerRecord): void {
+    const { quarantined, incidentsByProfile } = record;
+    for (const [profile, about] of Object.entries(isObject(quarantined) ? quarantined : {})) {
+      const incidentId = isObject(about) && 'incidentId' in about ? textOf(about.incidentId) : null;
+      const known = this.quarantined.get(profile) ?? { incidentId, at: record.at };
+      keep(this.quarantined, { key: profile, value: known, max: PROFILES_KEPT_MAX });
+    }
+    for (const [profile, count] of Object.entries(isObject(incidentsByProfile) ? incidentsByProfile : {})) {
+      if (typeof count !== 'number') continue;
+      keep(this.incidentsByProfile, { key: profile, value: count, max: PROFILES_KEPT_MAX });
+    }
   }
 
   #settled(record: LedgerRecord): void {

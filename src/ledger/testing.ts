@@ -21,7 +21,7 @@ export async function withDirectory<Result>(work: (directory: string) => Promise
 }
 
 export async function openTestLedger(directory: string): Promise<OpenedLedger> {
-  return await openLedger({ directory, nowIso: () => AT, log: quietLog });
+  return await openLedger({ directory, nowIso: () => AT, log: quietLog, seal: null });
 }
 
 /** Writes the drafts, waits for the disk and closes. */

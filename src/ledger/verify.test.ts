@@ -76,6 +76,10 @@ describe('verifyLedger', () => {
         records: 6,
         firstBad: null,
         head: { seq: 6, hash: hashLine(lines[5] ?? '') },
+        checkpoints: 0,
+        lastCheckpoint: null,
+        keys: [],
+        prunedThroughSeq: 0,
       });
     });
   });
@@ -155,7 +159,9 @@ describe('verifyLedger', () => {
     await withDirectory(async (directory) => {
       await writeLedger(directory, numbered(2));
       await rename(segmentPath(directory), segmentPath(directory, 2));
-      expect((await verifyLedger({ directory })).firstBad?.why).toBe('the files from number 1 to 1 are missing');
+      expect((await verifyLedger({ directory })).firstBad?.why).toBe(
+        'the files from number 1 to 1 are missing, and no record says that they were deleted for their age',
+      );
     });
   });
 

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { LINE_BYTES_MAX } from './bound.ts';
-import { checkLine, GENESIS, hashLine, placeOf } from './line.ts';
+import { checkLine, GENESIS, hashLine, kindOf, parseLine, placeOf } from './line.ts';
 import type { Fault, Place } from './line.ts';
 import { listSegments, openForReading, readLines } from './segments.ts';
 import type { RawLine, Segment } from './segments.ts';
@@ -23,7 +23,11 @@ export type WalkedLine = {
 
 export type Walked =
   | { readonly kind: 'lines'; readonly lines: readonly WalkedLine[] }
+  /** The ledger does not begin with its first file: only a record of the deletion can justify that. */
+  | { readonly kind: 'start'; readonly start: LedgerStart }
   | { readonly kind: 'segment-fault'; readonly bad: BadPlace };
+
+export type LedgerStart = { readonly segment: Segment; readonly seq: number; readonly prev: string };
 
 /**
  * Every line of the ledger in order, each checked against the one before it, in bounded memory. After a fault the walk
@@ -33,7 +37,14 @@ export async function* walkLedger(directory: string): AsyncGenerator<Walked> {
   let expected: Place = { seq: 1, prev: GENESIS };
   let number = 0;
   let last: WalkedLine | null = null;
-  for (const segment of await listSegments(directory)) {
+  const segments = await listSegments(directory);
+  const start = await startOf(segments[0]);
+  if (start !== null) {
+    yield { kind: 'start', start };
+    expected = start;
+    number = start.segment.number - 1;
+  }
+  for (const segment of segments) {
     number += 1;
     if (segment.number !== number) {
       const why = `the files from number ${number} to ${segment.number - 1} are missing`;
@@ -59,6 +70,38 @@ export async function* walkLedger(directory: string): AsyncGenerator<Walked> {
       await handle.close();
     }
   }
+}
+
+async function startOf(segment: Segment | undefined): Promise<LedgerStart | null> {
+  if (segment === undefined || segment.number === 1) return null;
+  const handle = await openForReading(segment.path);
+  try {
+    const head = Buffer.alloc(START_BYTES);
+    const { bytesRead } = await handle.read(head, 0, head.length, 0);
+    const place = placeOf(head.subarray(0, bytesRead));
+    return place === null ? { segment, seq: 1, prev: GENESIS } : { segment, ...place };
+  } finally {
+    await handle.close();
+  }
+}
+const START_BYTES = 256;
+
+/** What is wrong with a ledger that begins late, unless a record says that exactly this much was deleted for its age. */
+export function lateStart(start: LedgerStart, pruned: Pruned | null): BadPlace | null {
+  if (pruned !== null && pruned.toSeq === start.seq - 1 && pruned.hash === start.prev) return null;
+  const why = `the files from number 1 to ${start.segment.number - 1} are missing, and no record says that they were deleted for their age`;
+  return { file: start.segment.file, line: 0, seq: 1, why };
+}
+
+/** What the last `ledger.pruned` says: everything up to `toSeq`, whose record had this hash, in files up to a number. */
+export type Pruned = { readonly toSeq: number; readonly hash: string; readonly throughFile: number };
+
+export function prunedOf(line: WalkedLine): Pruned | null {
+  if (line.fault !== null || kindOf(line.bytes) !== 'ledger.pruned') return null;
+  const record = parseLine(line.bytes);
+  const [toSeq, hash, throughFile] = [record?.['toSeq'], record?.['hash'], record?.['throughFile']];
+  const whole = typeof toSeq === 'number' && typeof hash === 'string' && typeof throughFile === 'number';
+  return whole ? { toSeq, hash, throughFile } : null;
 }
 
 type Context = {
