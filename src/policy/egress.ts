@@ -1,10 +1,12 @@
 import type { EgressRule, PortGrant, Spec } from '../profile/spec.ts';
-import { contains, overlaps, parseIpv4, type Ipv4Network } from '../profile/ipv4.ts';
+import { contains, overlaps, parseCidr, parseIpv4 } from '../profile/ipv4.ts';
 import { isBelow } from '../profile/names.ts';
+import { NEVER_RANGES, type NeverRange } from '../profile/never.ts';
 import { destinationOf, samePort } from '../profile/rules.ts';
 
 // The gate and the warden compare names and addresses only in these canonical forms.
 export { canonicaliseName } from '../profile/names.ts';
+export { NEVER_RANGES, type NeverRange } from '../profile/never.ts';
 
 /**
  * What the profile says about one destination. Deny is what remains: no rule, no answer. The texts hold canonical
@@ -72,28 +74,6 @@ function matchesName(rule: EgressRule & { readonly kind: 'name' }, canonicalName
   return rule.wildcard ? isBelow(canonicalName, rule.name) : canonicalName === rule.name;
 }
 
-export type NeverRange = { readonly cidr: string; readonly what: string };
-
-/**
- * Where a name never leads, whatever it resolves to; most of it opens only to a rule written as an address. The
- * documentation ranges are not here: the lab's internet lives in them.
- */
-export const NEVER_RANGES: readonly NeverRange[] = [
-  { cidr: '0.0.0.0/8', what: 'this network' },
-  { cidr: '10.0.0.0/8', what: 'private' },
-  { cidr: '100.64.0.0/10', what: 'shared by carriers' },
-  { cidr: '127.0.0.0/8', what: 'loopback' },
-  { cidr: '168.63.129.16/32', what: 'metadata' },
-  { cidr: '169.254.0.0/16', what: 'link-local and metadata' },
-  { cidr: '172.16.0.0/12', what: 'private' },
-  { cidr: '192.0.0.0/24', what: 'protocol assignments' },
-  { cidr: '192.88.99.0/24', what: 'former 6to4 relays' },
-  { cidr: '192.168.0.0/16', what: 'private' },
-  { cidr: '198.18.0.0/15', what: 'benchmarks' },
-  { cidr: '224.0.0.0/4', what: 'multicast' },
-  { cidr: '240.0.0.0/4', what: 'reserved' },
-];
-
 /** The never-range that holds the address, or null. What is not canonical IPv4 is in all of them. */
 export function neverRangeOf(address: string, ranges: readonly NeverRange[] = NEVER_RANGES): NeverRange | null {
   const value = parseIpv4(address);
@@ -109,9 +89,4 @@ export function isNever(address: string, ranges: readonly NeverRange[] = NEVER_R
 /** Does a written rule share an address with this network, as a pool of ours that must stay closed to agents? */
 export function ruleReaches(rule: EgressRule, cidr: string): boolean {
   return rule.kind === 'address' && overlaps(parseCidr(destinationOf(rule)), parseCidr(cidr));
-}
-
-function parseCidr(cidr: string): Ipv4Network {
-  const [network = '', length = ''] = cidr.split('/');
-  return { network: parseIpv4(network) ?? -1, prefixLength: Number(length) };
 }

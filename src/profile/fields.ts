@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { formatBytes, formatDuration, parseBitRate, parseByteRate, parseDuration, parseSize } from '../core/units.ts';
 import { hostPathRefusal, resolvePath, targetRefusal } from './mounts.ts';
+import { parseRequestRule, REQUEST_CHARS_MAX } from './requests.ts';
 import { parseRule, RULE_CHARS_MAX } from './rules.ts';
 
 /**
@@ -115,6 +116,15 @@ export function egressRule(list: 'allow' | 'ask') {
     title: 'rule',
     pattern: '^(\\*\\.)?[A-Za-z0-9.-]+(/[0-9]{1,2})?(:[0-9]{1,5}(/(tcp|udp))?(,[0-9]{1,5}(/(tcp|udp))?)*)?$',
   });
+}
+
+/** One line of `requests`. */
+export function requestRule() {
+  return text({
+    must: 'must be a request, such as GET /v1/*',
+    charsMax: REQUEST_CHARS_MAX,
+    check: parseRequestRule,
+  }).meta({ title: 'request', pattern: '^(\\*|[A-Z][A-Z-]*) /[^ ?#*]*\\*?$' });
 }
 
 const PATH_CHARS_MAX = 1024;

@@ -28,7 +28,8 @@ function tell(file: string, bytes: Uint8Array): string {
   const resolved = resolveProfile({ parsed, digest: `sha256:${'0'.repeat(64)}`, folder: '/srv/profiles' });
   if (!resolved.ok) return shown(resolved.problems);
   const refused = unenforceableProblems(parsed, resolved.spec);
-  return refused.length > 0 ? shown(refused) : 'valid\n';
+  const warned = parsed.warnings.length > 0 ? `warnings:\n${shown(parsed.warnings)}` : '';
+  return warned + (refused.length > 0 ? shown(refused) : 'valid\n');
 }
 
 function shown(problems: readonly Problem[]): string {

@@ -33,3 +33,9 @@ export function contains(outer: Ipv4Network, address: number): boolean {
 export function overlaps(left: Ipv4Network, right: Ipv4Network): boolean {
   return left.prefixLength <= right.prefixLength ? contains(left, right.network) : contains(right, left.network);
 }
+
+/** A network that we wrote ourselves: of anything else it makes one that holds nothing. */
+export function parseCidr(cidr: string): Ipv4Network {
+  const [network = '', length = ''] = cidr.split('/');
+  return { network: parseIpv4(network) ?? -1, prefixLength: Number(length) };
+}

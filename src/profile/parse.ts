@@ -12,6 +12,8 @@ export type ParsedProfile = {
   readonly profile: Profile;
   readonly document: StrictDocument;
   readonly locate: (path: Path) => Place;
+  /** What may not have been meant, in the order of the file. None of it keeps the profile from running. */
+  readonly warnings: readonly Problem[];
 };
 
 export type ParseResult = ParsedProfile | { readonly ok: false; readonly problems: readonly Problem[] };
@@ -26,11 +28,12 @@ export function parseProfile(source: Source): ParseResult {
   const unread = new Set(document.problems.map(({ path }) => path));
   const judged = [
     ...(checked.success ? [] : problemsOf(checked.error.issues, { document, schema: schema(), hidden: isEnvValue })),
-    ...findings.map((finding) => problemAtPath(finding.path, finding, document)),
+    ...findings.errors.map((finding) => problemAtPath(finding.path, finding, document)),
   ];
   const problems = [...document.problems, ...judged.filter(({ path }) => !unread.has(path))];
   if (!checked.success || problems.length > 0) return { ok: false, problems: inOrder(problems) };
-  return { ok: true, profile: checked.data, document, locate: document.locate };
+  const warnings = inOrder(findings.warnings.map((finding) => problemAtPath(finding.path, finding, document)));
+  return { ok: true, profile: checked.data, document, locate: document.locate, warnings };
 }
 
 // Somebody will put a secret there although there is a place for secrets.

@@ -1,8 +1,8 @@
 import type { z } from 'zod';
 import type { Problem } from '../core/errors.ts';
 import { nearest, printable } from '../core/text.ts';
-import { at } from './checks.ts';
 import type { Path, StrictDocument } from './document.ts';
+import { at } from './written.ts';
 
 /**
  * From what validation found to what a person reads: the place, the path, the rule, the value, the next thing to type.

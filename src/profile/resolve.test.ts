@@ -189,8 +189,8 @@ type NameOptions = {
   readonly inspect?: boolean;
 };
 function nameRule(text: string, { name, ports, wildcard = false, inspect = false }: NameOptions) {
-  const grants = ports.map((port) => ({ port, protocol: 'tcp' }));
-  return { kind: 'name', text, name, wildcard, ports: grants, inspect };
+  const grants = ports.map((port) => ({ port, protocol: 'tcp', check: port === 443 ? 'tls' : null }));
+  return { kind: 'name', text, name, wildcard, ports: grants, inspect, requests: [] };
 }
 
 test.each([

@@ -114,8 +114,8 @@ function resolveDenials(text: string): DenialBudget {
 
 function resolveRules(profile: Profile, list: 'allow' | 'ask'): readonly EgressRule[] {
   return profile.egress[list].map((entry) => {
-    const { to, inspect } = typeof entry === 'string' ? { to: entry, inspect: false } : entry;
-    const parsed = parseRule(to, { list, inspect });
+    const { to, ...treatment } = typeof entry === 'string' ? { to: entry, inspect: false } : entry;
+    const parsed = parseRule(to, { list, ...treatment });
     assert(parsed.ok, 'the schema has checked the rule');
     return parsed.rule;
   });

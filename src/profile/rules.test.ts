@@ -1,9 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { PortGrant } from './spec.ts';
-import { destinationOf, parseRule } from './rules.ts';
+import type { EgressRule, PortGrant } from './spec.ts';
+import { destinationOf, parseRule, type RuleOptions } from './rules.ts';
 
 const tcp = (...ports: number[]): readonly PortGrant[] => ports.map((port) => ({ port, protocol: 'tcp' }));
+const CHECK_OF_PORT = new Map([
+  [443, 'tls'],
+  [80, 'http'],
+]);
+const checked = (ports: readonly PortGrant[]) =>
+  ports.map((grant) => ({ ...grant, check: CHECK_OF_PORT.get(grant.port) ?? null }));
 
 describe('parseRule takes', () => {
   test.each([
@@ -17,22 +23,53 @@ describe('parseRule takes', () => {
     ['*.me.github.io', 'me.github.io', true, tcp(443)],
     ['xn--bcher-kva.example', 'xn--bcher-kva.example', false, tcp(443)],
     ['a.example:1,65535', 'a.example', false, tcp(1, 65535)],
+    ['a.example:80,443,8443', 'a.example', false, tcp(80, 443, 8443)],
   ])('the name %s', (text, name, wildcard, ports) => {
-    expect(parseRule(text)).toEqual({ ok: true, rule: { kind: 'name', text, name, wildcard, ports, inspect: false } });
+    expect(parseRule(text)).toEqual({
+      ok: true,
+      rule: { kind: 'name', text, name, wildcard, ports: checked(ports), inspect: false, requests: [] },
+    });
   });
 
   test('both protocols on one port', () => {
-    const parsed = parseRule('dns.example.com:53/udp,53', { list: 'ask', inspect: true });
-    expect(parsed).toMatchObject({
-      ok: true,
-      rule: {
-        inspect: true,
-        ports: [
-          { port: 53, protocol: 'udp' },
-          { port: 53, protocol: 'tcp' },
-        ],
-      },
-    });
+    const parsed = parseRule('dns.example.com:53/udp,53', { list: 'ask', inspect: false });
+    expect(parsed.ok && parsed.rule.ports).toEqual([
+      { port: 53, protocol: 'udp', check: null },
+      { port: 53, protocol: 'tcp', check: null },
+    ]);
+  });
+
+  test.each([
+    ['a.example:8443,22', {}, [null, null]],
+    ['a.example:8443,22', { check: 'tls' }, ['tls', 'tls']],
+    ['a.example:8080,443', { check: 'http' }, ['http', 'http']],
+    ['a.example:80,443', { check: 'off' }, [null, null]],
+    ['a.example:443/udp,443', {}, [null, 'tls']],
+    ['a.example:443/udp,8443', { check: 'tls' }, [null, 'tls']],
+  ] satisfies readonly (readonly [string, Partial<RuleOptions>, readonly ('tls' | 'http' | null)[]])[])(
+    '%s with %j',
+    (text, more, checks) => {
+      const parsed = parseRule(text, { list: 'allow', inspect: false, ...more });
+      expect(parsed.ok && parsed.rule.kind === 'name' && parsed.rule.ports.map(({ check }) => check)).toEqual(checks);
+    },
+  );
+
+  test('requests of an inspected name', () => {
+    const requests = ['GET /v1/*', '* /upload'];
+    const rule: EgressRule = {
+      kind: 'name',
+      text: 'a.example:8443',
+      name: 'a.example',
+      wildcard: false,
+      ports: [{ port: 8443, protocol: 'tcp', check: 'tls' }],
+      inspect: true,
+      requests: [
+        { text: 'GET /v1/*', method: 'GET', path: '/v1/', pathPrefix: true },
+        { text: '* /upload', method: '*', path: '/upload', pathPrefix: false },
+      ],
+    };
+    const parsed = parseRule('a.example:8443', { list: 'allow', inspect: true, check: 'tls', requests });
+    expect(parsed).toEqual({ ok: true, rule });
   });
 
   test.each([
@@ -135,8 +172,33 @@ describe('parseRule refuses', () => {
     expect(parseRule('*.amazonaws.com', { list: 'ask', inspect: false }).ok).toBe(true);
   });
 
-  test('an address to be inspected', () => {
-    expect(parseRule('10.20.0.5/32', { list: 'allow', inspect: true }).ok).toBe(false);
+  test.each([
+    ['an address to be inspected', '10.20.0.5/32', { inspect: true }],
+    ['an address to be checked', '10.20.0.5/32', { check: 'tls' }],
+    ['a check of a rule without tcp', 'a.example:53/udp', { check: 'tls' }],
+    ['inspection beside check: off', 'a.example', { inspect: true, check: 'off' }],
+    ['inspection of a port where nobody knows what is spoken', 'a.example:22', { inspect: true }],
+    ['requests without inspection', 'a.example', { requests: ['GET /'] }],
+    ['requests of an address', '10.20.0.5/32', { requests: ['GET /'] }],
+    ['a request that is none', 'a.example', { inspect: true, requests: ['GET'] }],
+  ] satisfies readonly (readonly [string, string, Partial<RuleOptions>])[])('%s', (_, text, more) => {
+    expect(parseRule(text, { list: 'allow', inspect: false, ...more }).ok).toBe(false);
+  });
+
+  test.each(['10.20.0.5/32:5432', '192.168.0.0/16', '100.64.0.1/32', '198.18.0.0/24', '192.0.0.0/25'])(
+    '%s under ask, where it would be a question about a never-range',
+    (text) => {
+      expect(parseRule(text, { list: 'ask', inspect: false })).toEqual({
+        ok: false,
+        rule: expect.stringMatching(/^must not reach .*: nobody is asked about what no name may lead to$/) as string,
+        hint: 'write it under egress.allow, or take it out',
+      });
+      expect(parseRule(text, { list: 'allow', inspect: false }).ok).toBe(true);
+    },
+  );
+
+  test('no public address under ask', () => {
+    expect(parseRule('203.0.113.0/24', { list: 'ask', inspect: false }).ok).toBe(true);
   });
 });
 

@@ -1,7 +1,9 @@
-import type { EgressRule, NameCheck, PortGrant } from './spec.ts';
 import { nearest } from '../core/text.ts';
-import { formatIpv4, networkOf, overlaps, parseIpv4, type Ipv4Network } from './ipv4.ts';
+import type { EgressRule, NameCheck, PortGrant, RequestRule } from './spec.ts';
+import { formatIpv4, networkOf, overlaps, parseCidr, parseIpv4, type Ipv4Network } from './ipv4.ts';
 import { canonicaliseName, nameRefusal, sharedSuffixBelow, wildcardRefusal } from './names.ts';
+import { NEVER_RANGES } from './never.ts';
+import { parseRequestRule } from './requests.ts';
 
 /**
  * One line of `egress.allow` or `egress.ask`: `host`, `*.host:443,8443`, `host:22/tcp`, `10.20.0.5/32:5432`. What is
@@ -32,8 +34,17 @@ const FORBIDDEN_NETWORKS: readonly (readonly [what: string, network: string, pre
   ['reserved', '240.0.0.0', 4],
 ];
 
-/** `list`: what a person is asked about may be wider than what is open for the whole run. */
-export type RuleOptions = { readonly list: 'allow' | 'ask'; readonly inspect: boolean };
+export const CHECKS = ['tls', 'http', 'off'] as const;
+export type WrittenCheck = (typeof CHECKS)[number];
+
+export type RuleOptions = {
+  /** What a person is asked about may be wider than what is open for the whole run, and is never private. */
+  readonly list: 'allow' | 'ask';
+  readonly inspect: boolean;
+  /** Left out: by the port. */
+  readonly check?: WrittenCheck | undefined;
+  readonly requests?: readonly string[] | undefined;
+};
 
 export function parseRule(text: string, options: RuleOptions = { list: 'allow', inspect: false }): ParsedRule {
   const spelling = spellingRefusal(text);
@@ -49,13 +60,53 @@ export function parseRule(text: string, options: RuleOptions = { list: 'allow', 
     return refused('must say how wide an address is', `for this one address write ${cure}`);
   }
   if (!isAddress) {
-    const name = nameRule({ text, host, ports: ports.ok ? ports.ports : DEFAULT_PORTS, ...options });
-    return name.ok && !ports.ok ? ports : name;
+    const name = nameRule({ text, host, ports: ports.ok ? ports.ports : DEFAULT_PORTS, options });
+    if (!name.ok) return name;
+    if (!ports.ok) return ports;
+    const refusal = treatmentRefusal(name.rule, options);
+    return refusal === null ? name : refused(refusal.rule, refusal.hint);
   }
   if (!ports.ok) return ports;
-  if (options.inspect) return refused('must be a name to be inspected', 'take `inspect` out, or write the name');
-  return addressRule({ text, host, ports: ports.ports });
+  const address = addressRule({ text, host, ports: ports.ports, options });
+  const refusal = address.ok ? treatmentRefusal(address.rule, options) : null;
+  return refusal === null ? address : refused(refusal.rule, refusal.hint);
 }
+
+export type TreatmentRefusal = {
+  /** Which key of the entry is wrong. */
+  readonly key: 'check' | 'inspect' | 'requests';
+  readonly rule: string;
+  readonly hint: string | null;
+};
+
+/** Why this rule cannot be checked or inspected as the entry says, or null. */
+export function treatmentRefusal(rule: EgressRule, options: Omit<RuleOptions, 'list'>): TreatmentRefusal | null {
+  const { check, inspect, requests = [] } = options;
+  if (requests.length > 0 && !inspect) {
+    const why = 'must stand beside `inspect: true`: nothing else sees a request';
+    return { key: 'requests', rule: why, hint: 'add `inspect: true`' };
+  }
+  if (rule.kind === 'address') {
+    if (inspect) {
+      return { key: 'inspect', rule: NAME_TO_INSPECT, hint: 'take `inspect` out, or write the name' };
+    }
+    if (check === undefined || check === 'off') return null;
+    const why = 'must not be checked: an address shows no name';
+    return { key: 'check', rule: why, hint: 'take `check` out, or write the name' };
+  }
+  if (check !== undefined && !rule.ports.some(({ protocol }) => protocol === 'tcp')) {
+    return { key: 'check', rule: 'must have a tcp port to be checked', hint: 'take `check` out' };
+  }
+  if (inspect && check === 'off') {
+    return { key: 'inspect', rule: 'must not stand beside `check: off`', hint: 'take one of the two out' };
+  }
+  if (inspect && !rule.ports.some((grant) => checkOf(grant, check) !== null)) {
+    const why = 'must have a port whose connections are checked for their name';
+    return { key: 'inspect', rule: why, hint: 'say what is spoken there: `check: tls` or `check: http`' };
+  }
+  return null;
+}
+const NAME_TO_INSPECT = 'must be a name to be inspected';
 
 /** What a rule opens, without the ports, in canonical form: two rules for one destination have the same text. */
 export function destinationOf(rule: EgressRule): string {
@@ -103,9 +154,14 @@ function punycodeHint(text: string): string {
 }
 const ASCII_HINT = 'write an international name in its xn-- spelling';
 
-type NameParts = RuleOptions & { readonly text: string; readonly host: string; readonly ports: readonly PortGrant[] };
+type RuleParts = {
+  readonly text: string;
+  readonly host: string;
+  readonly ports: readonly PortGrant[];
+  readonly options: RuleOptions;
+};
 
-function nameRule({ text, host, ports, list, inspect }: NameParts): ParsedRule {
+function nameRule({ text, host, ports, options }: RuleParts): ParsedRule {
   if (host === '*' || host === '*.') {
     return refused('must name a host: everything at once cannot be allowed', 'name each host the agent needs');
   }
@@ -121,20 +177,28 @@ function nameRule({ text, host, ports, list, inspect }: NameParts): ParsedRule {
   // For a wildcard the suffix comes first: `*.com` is no host without a dot, it is everybody's.
   const refusal = wildcard ? (wildcardRefusal(name) ?? nameRefusal(name)) : nameRefusal(name);
   if (refusal !== null) return refused(refusal, wildcard ? 'name the domain: *.example.com' : null);
-  const shared = wildcard && list === 'allow' ? sharedSuffixBelow(name) : null;
+  const shared = wildcard && options.list === 'allow' ? sharedSuffixBelow(name) : null;
   if (shared !== null) {
     return refused(
       `must not reach "${shared}", below which anyone can rent a name`,
       'name the hosts, or write it under egress.ask',
     );
   }
-  const checkedPorts = ports.map((grant) => ({ ...grant, check: checkOf(grant) }));
-  return { ok: true, rule: { kind: 'name', text, name, wildcard, ports: checkedPorts, inspect, requests: [] } };
+  const requests: RequestRule[] = [];
+  for (const request of options.requests ?? []) {
+    const parsed = parseRequestRule(request);
+    if (!parsed.ok) return parsed;
+    requests.push(parsed.rule);
+  }
+  const { inspect, check } = options;
+  const checked = ports.map((grant) => ({ ...grant, check: checkOf(grant, check) }));
+  return { ok: true, rule: { kind: 'name', text, name, wildcard, ports: checked, inspect, requests } };
 }
 
 /** By the port, as everybody uses it: what is spoken elsewhere is not known, so there a name opens its addresses. */
-function checkOf({ port, protocol }: PortGrant): NameCheck {
-  if (protocol !== 'tcp') return null;
+function checkOf({ port, protocol }: PortGrant, written: WrittenCheck | undefined): NameCheck {
+  if (protocol !== 'tcp' || written === 'off') return null;
+  if (written !== undefined) return written;
   if (port === 443) return 'tls';
   return port === 80 ? 'http' : null;
 }
@@ -147,9 +211,7 @@ function nameHint(written: string): string | null {
   return null;
 }
 
-type AddressParts = { readonly text: string; readonly host: string; readonly ports: readonly PortGrant[] };
-
-function addressRule({ text, host, ports }: AddressParts): ParsedRule {
+function addressRule({ text, host, ports, options }: RuleParts): ParsedRule {
   const [address = '', length = '', ...more] = host.split('/');
   const value = parseIpv4(address);
   if (value === null && canonicaliseName(address).ok) {
@@ -174,6 +236,12 @@ function addressRule({ text, host, ports }: AddressParts): ParsedRule {
     if (overlaps(network, { network: parseIpv4(forbidden) ?? 0, prefixLength })) {
       return refused(`must not reach ${forbidden}/${prefixLength} (${what}), which no agent may`, null);
     }
+  }
+  const never =
+    options.list === 'ask' ? NEVER_RANGES.find(({ cidr }) => overlaps(network, parseCidr(cidr))) : undefined;
+  if (never !== undefined) {
+    const why = `must not reach ${never.cidr} (${never.what}): nobody is asked about what no name may lead to`;
+    return refused(why, 'write it under egress.allow, or take it out');
   }
   return {
     ok: true,

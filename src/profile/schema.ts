@@ -10,6 +10,7 @@ import {
   line,
   listOf,
   paragraph,
+  requestRule,
   reservedEnv,
   size,
   targetPath,
@@ -17,7 +18,8 @@ import {
   USER_PATTERN,
   wholeNumber,
 } from './fields.ts';
-import { RULES_MAX } from './rules.ts';
+import { REQUESTS_MAX } from './requests.ts';
+import { CHECKS, RULES_MAX } from './rules.ts';
 import { budget, BYTES_MAX, limits, TIME_MS_MAX } from './schema-bounds.ts';
 import { parseUser } from './values.ts';
 
@@ -55,7 +57,25 @@ function rules(list: 'allow' | 'ask', description: string) {
       egressRule(list),
       z.strictObject({
         to: egressRule(list).meta({ description: 'The rule.', examples: ['api.example.com:443'] }),
-        inspect: z.boolean().default(false).meta({ description: 'Whether the requests inside TLS are looked at.' }),
+        check: z
+          .enum(CHECKS)
+          .optional()
+          .meta({
+            description:
+              'What a connection to a tcp port must show: the name in its TLS hello, the name in every HTTP request, or nothing. Left out: `tls` on 443, `http` on 80, nothing elsewhere.',
+            examples: ['tls'],
+          }),
+        inspect: z.boolean().default(false).meta({
+          description:
+            'Whether each request is looked at: TLS ends at the fence, and the run trusts a certificate of its own.',
+        }),
+        requests: listOf(requestRule(), REQUESTS_MAX)
+          .default([])
+          .meta({
+            description:
+              'With `inspect`: the requests that may pass, a method and a path each. Left out: every request.',
+            examples: [['GET /v1/*']],
+          }),
       }),
     ],
     { error: 'must be a rule, such as api.example.com:443 or 10.20.0.5/32:5432' },
