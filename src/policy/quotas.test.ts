@@ -37,6 +37,8 @@ function judgeOnce(budgets: readonly BudgetPlan[], reading: Partial<QuotaReading
 const WALL: BudgetPlan = { budget: 'wall', limitMs: 60_000, action: 'kill' };
 const CPU: BudgetPlan = { budget: 'cpu', limitMs: 20_000, action: 'kill' };
 const EGRESS: BudgetPlan = { budget: 'egress', limitBytes: 1_000, action: 'kill' };
+const INGRESS: BudgetPlan = { budget: 'ingress', limitBytes: 1_000, action: 'kill' };
+const CONNECTIONS: BudgetPlan = { budget: 'connections', count: 5, action: 'kill' };
 const DENIALS: BudgetPlan = { budget: 'denials', count: 2, windowMs: 1_000, action: 'kill' };
 const NO_DENIALS: BudgetPlan = { budget: 'denials', count: 0, windowMs: null, action: 'kill' };
 
@@ -54,6 +56,28 @@ describe('judge', () => {
       { cutOff: ['egress'] as const },
       { reason: 'budget.egress', measured: 1_000 },
     ],
+    ['ingress that is exactly used up', [INGRESS], { ingressBytes: 1_000 }, null],
+    ['ingress of one byte more', [INGRESS], { ingressBytes: 1_001 }, { reason: 'budget.ingress', measured: 1_001 }],
+    [
+      'ingress that the kernel cut off before our counters show it',
+      [INGRESS],
+      { ingressBytes: 990, cutOff: ['ingress'] as const },
+      { reason: 'budget.ingress', measured: 1_000, limit: 1_000, unit: 'bytes' },
+    ],
+    ['as many connections as allowed', [CONNECTIONS], { connections: 5 }, null],
+    [
+      'one connection more than allowed',
+      [CONNECTIONS],
+      { connections: 6 },
+      { reason: 'budget.connections', measured: 6, limit: 5, unit: 'connections' },
+    ],
+    [
+      'a connection that the kernel refused',
+      [CONNECTIONS],
+      { connections: 5, cutOff: ['connections'] as const },
+      { reason: 'budget.connections', measured: 5 },
+    ],
+    ['a cut-off of another budget', [EGRESS, CONNECTIONS], { cutOff: ['ingress'] as const }, null],
     ['as many denials as allowed', [DENIALS], { newDenials: 2 }, null],
     ['one denial more than allowed', [DENIALS], { newDenials: 3 }, { reason: 'budget.denials', measured: 3 }],
     ['no denial where none is allowed', [NO_DENIALS], {}, null],
@@ -144,6 +168,9 @@ describe('judge', () => {
     ['CPU time at the bound', [CPU], { cpuMs: 19_999 }, {}, NEAR_BOUND_MS],
     ['egress that the kernel holds', [EGRESS], { egressBytes: 999 }, { egressHeldByKernel: true }, IDLE_MS],
     ['egress that nothing else holds', [EGRESS], { egressBytes: 999 }, {}, NEAR_BOUND_MS],
+    ['connections that the kernel holds', [CONNECTIONS], { connections: 5 }, { egressHeldByKernel: true }, IDLE_MS],
+    ['connections that nothing else holds', [CONNECTIONS], { connections: 5 }, {}, NEAR_BOUND_MS],
+    ['a budget that has slowed the run down', [{ ...CPU, action: 'throttle' }], { cpuMs: 30_000 }, {}, IDLE_MS],
   ] as const)('looks again in time at %s', (_, budgets, reading, more, expected) => {
     const state = newQuotaState(planOf(budgets, more));
     expect(judge(state, { ...NOTHING, ...reading }, 0).nextSampleMs).toBe(expected);
@@ -151,7 +178,7 @@ describe('judge', () => {
 });
 
 describe('judge, for all readings', () => {
-  const action = fc.constantFrom('warn', 'stop', 'kill' as const);
+  const action = fc.constantFrom('warn', 'throttle', 'pause', 'stop', 'kill' as const);
   const budgets = fc.tuple(
     fc.record({ budget: fc.constant('wall' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('cpu' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
@@ -183,22 +210,25 @@ describe('judge, for all readings', () => {
         let state = newQuotaState(planOf(plans));
         let total: Total = NO_USE;
         const denialTimes: number[] = [];
+        const held = new Set<string>();
         let breaches = 0;
         for (const step of steps) {
           total = sumOf(total, step);
           const nowMs = total.wallMs;
           for (let index = 0; index < step.newDenials; index += 1) denialTimes.push(nowMs);
           const reading = { ...NOTHING, ...total, newDenials: step.newDenials };
-          const crossed = plans.filter(
-            (plan) => plan.action !== 'warn' && isCrossed(plan, total, { denialTimes, nowMs }),
-          );
+          const crossed = plans.filter((plan) => isEnding(plan) && isCrossed(plan, total, { denialTimes, nowMs }));
           const judgement = judge(state, reading, nowMs);
           state = judgement.state;
           if (breaches === 0) expect(judgement.breach !== null).toBe(crossed.length > 0);
           else expect(judgement.breach).toBeNull();
           if (judgement.breach !== null) {
             breaches += 1;
-            expect(judgement.breach.action).not.toBe('warn');
+            expect(isEnding(judgement.breach)).toBe(true);
+          }
+          for (const hold of judgement.holds) {
+            expect(held.has(hold.rule) || isEnding(hold) || breaches > 0).toBe(false);
+            held.add(hold.rule);
           }
           const denials = plans[5];
           expect(state.denials.length).toBeLessThanOrEqual(denials.count + 1);
@@ -273,6 +303,10 @@ function sumOf(before: Total, more: Total): Total {
     ingressBytes: before.ingressBytes + more.ingressBytes,
     connections: before.connections + more.connections,
   };
+}
+
+function isEnding({ action }: { readonly action: string }): boolean {
+  return action === 'stop' || action === 'kill';
 }
 
 function isCrossed(

@@ -14,7 +14,7 @@ export type QuotaPlan = {
   readonly cpusOnline: number;
   /** The rate that the kernel holds the run to, once it has been read back; null: only the hardware bounds it. */
   readonly cpuMillisMax: number | null;
-  /** True when the kernel itself cuts off at `budget.egress` and says so: then sampling is only for the warnings. */
+  /** True when the kernel itself cuts off at budgets of bytes and connections: then sampling is only for the warnings. */
   readonly egressHeldByKernel: boolean;
 };
 
@@ -49,16 +49,25 @@ export type QuotaState = {
   readonly denials: readonly DenialMark[];
   /** `budget.cpu 0.8`: said once. */
   readonly warned: readonly string[];
+  /** Budgets whose `throttle` or `pause` was taken: not again for the same crossing. */
+  readonly held: readonly BudgetPlan['budget'][];
+  /** Limits that a person raised for this run by ending a pause; they stand in for those of the plan. */
+  readonly raised: readonly RaisedLimit[];
+  /** The breach that ends the run. */
   readonly breach: Breach | null;
 };
+
+export type RaisedLimit = { readonly budget: BudgetPlan['budget']; readonly limit: number };
 
 type DenialMark = { readonly atMs: number; readonly count: number };
 
 export type QuotaJudgement = {
   readonly state: QuotaState;
   readonly warnings: readonly QuotaWarning[];
-  /** Set by at most one judgement of a run: the first breach wins. */
+  /** The breach that ends the run. Set by at most one judgement of a run: the first one wins. */
   readonly breach: Breach | null;
+  /** Budgets crossed for the first time whose action holds the run back but does not end it, hardest first. */
+  readonly holds: readonly Breach[];
   /** A breach that asks for `kill` came while an earlier one is still in its grace: end the grace now. */
   readonly escalate: boolean;
   readonly nextSampleMs: number;
@@ -68,34 +77,39 @@ export const NEAR_BOUND_MS = 10;
 export const IDLE_MS = 1_000;
 /** CFS hands out the quota in periods of 100 ms, so two of them can be spent back to back. */
 const QUOTA_PERIOD_MS = 100;
-/** 10 Gbit/s, what a container on this host could send at most through a veth in practice. */
-const EGRESS_BYTES_PER_MS_MAX = 1_250_000;
+/** 10 Gbit/s, what a container on this host could send or get at most through a veth in practice. */
+const BYTES_PER_MS_MAX = 1_250_000;
+/** More than any host opens through one connection tracker. */
+const CONNECTIONS_PER_MS_MAX = 500;
 const SEVERITY: Readonly<Record<Action, number>> = { warn: 0, throttle: 1, pause: 2, stop: 3, kill: 4 };
 
 export function newQuotaState(plan: QuotaPlan): QuotaState {
-  return { plan, denials: [], warned: [], breach: null };
+  return { plan, denials: [], warned: [], held: [], raised: [], breach: null };
 }
 
 /** `nowMs` only orders denials in their window; wall time is part of the reading. */
 export function judge(state: QuotaState, reading: QuotaReading, nowMs: number): QuotaJudgement {
   const denials = withinWindow(state, reading, nowMs);
-  const uses = state.plan.budgets.map((budget) => useOf(budget, reading, denials));
+  const uses = usesOf({ ...state, denials }, reading);
   const crossed = uses.filter((use) => use.crossed).toSorted((a, b) => SEVERITY[b.action] - SEVERITY[a.action]);
-  const worst = crossed[0];
-  const ending = worst !== undefined && worst.action !== 'warn' ? worst : null;
+  const ending = crossed.find(({ action }) => action === 'stop' || action === 'kill') ?? null;
   const breach = state.breach === null && ending !== null ? breachOf(ending, reading) : null;
   const escalate = state.breach !== null && state.breach.action !== 'kill' && ending?.action === 'kill';
+  // A run that ends is not held back any more.
+  const fresh = state.breach === null && breach === null ? crossed.filter((use) => isNewHold(state, use)) : [];
+  const held = fresh.length === 0 ? state.held : [...state.held, ...fresh.map(({ budget }) => budget)];
   const { warnings, warned } = warningsFor(state, uses);
   return {
-    state: { ...state, denials, warned, breach: state.breach ?? breach },
+    state: { ...state, denials, warned, held, breach: state.breach ?? breach },
     warnings,
     breach,
+    holds: fresh.map((use) => breachOf(use, reading)),
     escalate,
-    nextSampleMs: nextSampleMs(state.plan, uses),
+    nextSampleMs: nextSampleMs(state.plan, uses, held),
   };
 }
 
-type Use = {
+export type QuotaUse = {
   readonly budget: BudgetPlan['budget'];
   readonly action: Action;
   readonly measured: number;
@@ -104,7 +118,38 @@ type Use = {
   readonly crossed: boolean;
 };
 
-function useOf(plan: BudgetPlan, reading: QuotaReading, denials: readonly DenialMark[]): Use {
+function isNewHold({ held }: QuotaState, { action, budget }: QuotaUse): boolean {
+  return (action === 'throttle' || action === 'pause') && !held.includes(budget);
+}
+
+/** What a run has used of each of its budgets, in the order of the plan. */
+export function usesOf(
+  { plan, denials, raised }: Pick<QuotaState, 'plan' | 'denials' | 'raised'>,
+  reading: QuotaReading,
+): readonly QuotaUse[] {
+  return plan.budgets.map((budget) => {
+    const limit = raised.find((raise) => raise.budget === budget.budget)?.limit;
+    return useOf(limit === undefined ? budget : withLimit(budget, limit), reading, denials);
+  });
+}
+
+function withLimit(plan: BudgetPlan, limit: number): BudgetPlan {
+  switch (plan.budget) {
+    case 'wall':
+    case 'cpu':
+      return { ...plan, limitMs: limit };
+    case 'egress':
+    case 'ingress':
+      return { ...plan, limitBytes: limit };
+    case 'connections':
+    case 'denials':
+      return { ...plan, count: limit };
+    default:
+      return assertNever(plan);
+  }
+}
+
+function useOf(plan: BudgetPlan, reading: QuotaReading, denials: readonly DenialMark[]): QuotaUse {
   const { budget, action } = plan;
   switch (plan.budget) {
     case 'wall':
@@ -135,14 +180,17 @@ function useOf(plan: BudgetPlan, reading: QuotaReading, denials: readonly Denial
 }
 
 /** The kernel counts at the rule that drops; our own reading may lag behind it by some packets. */
-function kernelUse(use: Omit<Use, 'crossed'> & { readonly budget: KernelBudget }, reading: QuotaReading): Use {
+function kernelUse(
+  use: Omit<QuotaUse, 'crossed'> & { readonly budget: KernelBudget },
+  reading: QuotaReading,
+): QuotaUse {
   const cutOff = reading.cutOff.includes(use.budget);
   const measured = cutOff ? Math.max(use.measured, use.limit) : use.measured;
   return { ...use, measured, crossed: cutOff || measured > use.limit };
 }
 
 /** The attempt itself is the breach where none is allowed: then the reason says so, and not that a count was used up. */
-function breachOf(use: Use, reading: QuotaReading): Breach {
+function breachOf(use: QuotaUse, reading: QuotaReading): Breach {
   const { limit, unit, action } = use;
   const measured = Math.round(use.measured * 10) / 10;
   const forbidden = use.budget === 'denials' && limit === 0;
@@ -175,7 +223,7 @@ function withinWindow(state: QuotaState, reading: QuotaReading, nowMs: number): 
 
 function warningsFor(
   state: QuotaState,
-  uses: readonly Use[],
+  uses: readonly QuotaUse[],
 ): { readonly warnings: readonly QuotaWarning[]; readonly warned: readonly string[] } {
   const warnings: QuotaWarning[] = [];
   let warned = state.warned;
@@ -195,23 +243,23 @@ function warningsFor(
 }
 
 /** The highest step reached. A breach that ends the run is no warning. */
-function fractionReached(warnAt: readonly number[], use: Use): number | null {
+function fractionReached(warnAt: readonly number[], use: QuotaUse): number | null {
   if (use.crossed) return use.action === 'warn' ? 1 : null;
   if (use.limit === 0) return null;
   return warnAt.findLast((fraction) => use.measured >= fraction * use.limit) ?? null;
 }
 
-function nextSampleMs(plan: QuotaPlan, uses: readonly Use[]): number {
+function nextSampleMs(plan: QuotaPlan, uses: readonly QuotaUse[], held: QuotaState['held']): number {
   let next = IDLE_MS;
   for (const use of uses) {
-    // What was crossed with the action `warn` has nothing left to be watched for.
-    if (use.crossed && use.action === 'warn') continue;
+    // What was crossed with an action that has been taken has nothing left to be watched for.
+    if (use.crossed && (use.action === 'warn' || held.includes(use.budget))) continue;
     next = Math.min(next, earliestCrossingMs(plan, use));
   }
   return next;
 }
 
-function earliestCrossingMs(plan: QuotaPlan, use: Use): number {
+function earliestCrossingMs(plan: QuotaPlan, use: QuotaUse): number {
   const headroom = Math.max(0, use.limit - use.measured);
   switch (use.budget) {
     case 'wall':
@@ -220,10 +268,10 @@ function earliestCrossingMs(plan: QuotaPlan, use: Use): number {
     case 'cpu':
       return Math.max(NEAR_BOUND_MS, earliestCpuMs(plan, headroom));
     case 'connections':
-      return IDLE_MS;
+      return plan.egressHeldByKernel ? IDLE_MS : Math.max(NEAR_BOUND_MS, headroom / CONNECTIONS_PER_MS_MAX);
     case 'egress':
     case 'ingress':
-      return plan.egressHeldByKernel ? IDLE_MS : Math.max(NEAR_BOUND_MS, headroom / EGRESS_BYTES_PER_MS_MAX);
+      return plan.egressHeldByKernel ? IDLE_MS : Math.max(NEAR_BOUND_MS, headroom / BYTES_PER_MS_MAX);
     case 'denials':
       return IDLE_MS;
     default:

@@ -17,6 +17,7 @@ const PACKET: NflogPacket = {
     destinationPort: 22,
   },
   inputDevice: 3,
+  outputDevice: null,
   uid: null,
 };
 
