@@ -6,13 +6,9 @@ import type { OutboxOptions } from './outbox.ts';
 import { openOutbox } from './outbox.ts';
 import { HORIZON_MS, retryDelayMs } from './schedule.ts';
 import { Spool } from './spool.ts';
-import { KEY, ManualClock, recordingLog, startReceiver, withDirectory } from './testing.ts';
+import { alertOf, KEY, ManualClock, recordingLog, startReceiver, withDirectory } from './testing.ts';
 
 const HOUR_MS = 3_600_000;
-
-function alertOf(id: string, subject = 'rome'): Alert {
-  return { id, sink: 'ops', type: 'incident.opened', subject, body: JSON.stringify({ type: 'incident.opened', id }) };
-}
 
 type Opened = {
   readonly outbox: AlertOutbox;
@@ -61,7 +57,7 @@ describe('the outbox', () => {
       expect(seen).toEqual(['000000000001-ops.json']);
       expect(await spoolFiles(directory)).toEqual([]);
       expect((await stat(directory)).isDirectory()).toBe(true);
-      expect(outbox.depth()).toEqual({ waiting: 0, dead: 0, disabled: [] });
+      expect(outbox.depth()).toMatchObject({ waiting: 0, dead: 0, disabled: [] });
       await outbox.close();
       await receiver.close();
     });
@@ -148,7 +144,7 @@ describe('the outbox', () => {
       });
       const { outbox, clock, delivered, failed } = await open(directory, receiver.url);
       await Promise.all(['a1', 'a2', 'a3'].map(async (id) => await outbox.enqueue(alertOf(id))));
-      await outbox.enqueue(alertOf('b1', 'reader'));
+      await outbox.enqueue(alertOf('b1', { subject: 'reader' }));
       await vi.waitFor(() => expect(failed).toHaveLength(1));
       await vi.waitFor(() => expect(delivered.map((each) => each.id)).toEqual(['b1']));
       broken = false;
@@ -172,10 +168,10 @@ describe('the outbox', () => {
         return [{ address: '127.0.0.1', family: 4 as const }];
       };
       const url = `http://sink.example:${receiver.port}/`;
-      const { outbox, clock, delivered, failed } = await open(directory, url, { webhook: { resolve } });
+      const { outbox, clock, delivered, failed } = await open(directory, url, { http: { resolve } });
       await outbox.enqueue(alertOf('a1'));
       await vi.waitFor(() => expect(failed).toMatchObject([{ retryInMs: 600_000 }]));
-      await outbox.enqueue(alertOf('b1', 'reader'));
+      await outbox.enqueue(alertOf('b1', { subject: 'reader' }));
       expect(clock.advance(599_000)).toBe(false);
       expect(attempts).toBe(1);
       expect(clock.advance(600_000)).toBe(true);
@@ -195,10 +191,10 @@ describe('the outbox', () => {
           { retryInMs: null, message: expect.stringMatching(/nothing more until restart/) },
         ]),
       );
-      await outbox.enqueue(alertOf('b1', 'reader'));
+      await outbox.enqueue(alertOf('b1', { subject: 'reader' }));
       expect(clock.advance(HOUR_MS / 2)).toBe(false);
       expect(receiver.received).toHaveLength(1);
-      expect(outbox.depth()).toEqual({ waiting: 2, dead: 0, disabled: ['ops'] });
+      expect(outbox.depth()).toMatchObject({ waiting: 2, dead: 0, disabled: ['ops'] });
       await outbox.close();
       const again = await open(directory, receiver.url);
       await vi.waitFor(() => expect(again.delivered).toHaveLength(2));
@@ -218,7 +214,7 @@ describe('the outbox', () => {
       await vi.waitFor(() =>
         expect(failed.at(-1)).toMatchObject({ id: 'a1', final: true, message: expect.stringMatching(/72 hours/) }),
       );
-      expect(outbox.depth()).toEqual({ waiting: 0, dead: 1, disabled: [] });
+      expect(outbox.depth()).toMatchObject({ waiting: 0, dead: 1, disabled: [] });
       expect(await readdir(join(directory, 'dead'))).toEqual(['000000000001-ops.json']);
       expect(log.lines).toEqual([{ level: 'error', message: 'an alert was given up' }]);
       await outbox.close();

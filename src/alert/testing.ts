@@ -5,12 +5,30 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Webhook as Verifier } from 'standardwebhooks';
+import type { Alert } from '../core/ports/alert.ts';
 import type { Log } from '../core/ports/log.ts';
-import type { Timers } from './outbox.ts';
+import type { Timers } from './timers.ts';
 
 /** What the tests of this folder share: a real receiver on loopback, and a clock that only the test moves. */
 export const KEY = `whsec_${Buffer.alloc(32, 'k').toString('base64')}`;
 export const OTHER_KEY = `whsec_${Buffer.alloc(32, 'o').toString('base64')}`;
+
+/** An alert of `rome` for the sink `ops`. */
+export function alertOf(id: string, more: Partial<Alert> = {}): Alert {
+  const type = more.type ?? 'incident.opened';
+  return {
+    id,
+    sink: 'ops',
+    type,
+    subject: 'rome',
+    severity: 'high',
+    key: id,
+    summary: `rome tried to reach 203.0.113.10:22/tcp and was killed.`,
+    facts: [{ name: 'rule', value: 'budget.denials' }],
+    body: JSON.stringify({ type, timestamp: '2026-10-05T08:00:00.000Z', data: { id } }),
+    ...more,
+  };
+}
 
 export type Received = {
   readonly id: string;

@@ -274,6 +274,13 @@ test('the notice carries the whole incident, for the profile, under its id', () 
     id: 'i0123456789ab',
     type: 'incident.opened',
     subject: 'rome',
+    severity: incident.what.severity,
+    key: 'i0123456789ab',
+    summary: incident.what.summary,
+    facts: expect.arrayContaining([
+      { name: 'rule', value: 'budget.denials' },
+      { name: 'look', value: 'ringfence incident i0123456789ab' },
+    ]),
     body: { type: 'incident.opened', timestamp: incident.times.detectedAt, data: incident },
   });
   expect(Buffer.byteLength(notice.body)).toBeLessThan(20_000);

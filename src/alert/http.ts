@@ -4,10 +4,11 @@ import { Agent as HttpAgent, request as httpRequest } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { isIP } from 'node:net';
 import { fail, messageOf } from '../core/errors.ts';
-import type { WebhookSink } from '../core/ports/alert.ts';
+import type { HttpSink } from '../core/ports/alert.ts';
 import { printable } from '../core/text.ts';
 import { addressClass } from './address.ts';
-import { parseKey, signatures } from './signature.ts';
+import type { Delivery } from './deliverer.ts';
+import { failed } from './deliverer.ts';
 
 /** From the first packet to the last byte that is read; Standard Webhooks asks for 15 to 30 s. */
 const ATTEMPT_MS_MAX = 15_000;
@@ -15,66 +16,65 @@ const RESOLVE_MS_MAX = 5_000;
 /** What is read of an answer; only its status counts, the rest helps a person to see what is wrong. */
 const ANSWER_BYTES_MAX = 4_096;
 const ADDRESSES_MAX = 8;
+const HIDDEN = '***';
 
 export type Address = { readonly address: string; readonly family: 4 | 6 };
 
-export type WebhookOptions = {
+export type HttpOptions = {
   readonly nowMs: () => number;
   /** All addresses of a name, as the host resolves it. */
   readonly resolve?: (hostname: string) => Promise<readonly Address[]>;
-  /** PEM certificates to trust instead of those of the host, for a sink with an authority of its own. */
-  readonly ca?: string;
   readonly attemptMsMax?: number;
 };
 
-export type WebhookMessage = { readonly id: string; readonly body: string };
+export type Post = { readonly body: string; readonly headers: Readonly<Record<string, string>> };
 
-/** `gone`: the receiver says that it wants nothing more (410). */
-export type Delivery =
-  | { readonly kind: 'delivered'; readonly status: number }
-  | { readonly kind: 'gone'; readonly message: string }
-  | { readonly kind: 'failed'; readonly message: string; readonly retryAfterMs: number | null };
+/** What an answer means; each kind of sink has its own table for the statuses that it documents. */
+export type Judge = (answer: Answer) => Delivery | null;
 
-export type Webhook = { send(message: WebhookMessage, signal: AbortSignal): Promise<Delivery> };
+export type Endpoint = { post(message: Post, judge: Judge, signal: AbortSignal): Promise<Delivery> };
+
+export type EndpointOptions = HttpOptions & {
+  /** Never shown, whatever the receiver answers. */
+  readonly secrets: readonly string[];
+};
 
 /**
- * A sink that speaks Standard Webhooks 1.0. Throws CONFIG_INVALID for a sink that can never work. `send` resolves
- * whatever happens. The name is resolved once an attempt, every address is checked, and the connection goes to one of
- * exactly those, under the original name; no redirect, no proxy and no kept connection is used.
+ * Where alerts are posted to. Throws CONFIG_INVALID for a URL that can never work. `post` resolves whatever happens. The
+ * name is resolved once an attempt, every address is checked, and the connection goes to one of exactly those, under
+ * the original name; no redirect, no proxy and no kept connection is used.
  */
-export function openWebhook(sink: WebhookSink, options: WebhookOptions): Webhook {
+export function openEndpoint(sink: HttpSink, options: EndpointOptions): Endpoint {
   const url = checkUrl(sink);
-  const keys = sink.keys.map(parseKey);
-  if (keys.length === 0) throw fail('CONFIG_INVALID', { detail: `the sink ${url.origin} has no key to sign with` });
   const resolve = options.resolve ?? resolveOnHost;
+  const hide = (message: string): string =>
+    options.secrets.reduce((text, secret) => text.replaceAll(secret, HIDDEN), message);
   return {
-    async send(message, signal) {
+    async post(message, judge, signal) {
       const deadline = AbortSignal.timeout(options.attemptMsMax ?? ATTEMPT_MS_MAX);
       try {
         const addresses = await permitted(url, sink, resolve);
-        const timestamp = Math.floor(options.nowMs() / 1000);
         const headers = {
           'content-type': 'application/json',
           'content-length': Buffer.byteLength(message.body),
           'user-agent': 'ringfence',
-          'webhook-id': message.id,
-          'webhook-timestamp': String(timestamp),
-          'webhook-signature': signatures(keys, { ...message, timestamp }),
+          ...message.headers,
         };
-        const request = { url, addresses, headers, ca: options.ca };
-        const answer = await post(request, message.body, AbortSignal.any([deadline, signal]));
-        return judge(answer, options.nowMs());
+        const request = { url, addresses, headers, ca: sink.ca };
+        const raw = await post(request, message.body, AbortSignal.any([deadline, signal]));
+        const answer = answerOf(raw, { nowMs: options.nowMs(), hide });
+        return judge(answer) ?? usualDelivery(answer);
       } catch (error) {
-        const why = deadline.aborted ? 'no answer in time' : messageOf(error);
-        return { kind: 'failed', message: printable(why), retryAfterMs: null };
+        const why = deadline.aborted ? 'no answer in time' : reasonOf(error, url.hostname);
+        return failed(printable(hide(why)));
       }
     },
   };
 }
 
-function checkUrl(sink: WebhookSink): URL {
+function checkUrl(sink: HttpSink): URL {
   const url = URL.canParse(sink.url) ? new URL(sink.url) : null;
-  if (url === null) throw fail('CONFIG_INVALID', { detail: 'the url of a webhook sink is not a URL' });
+  if (url === null) throw fail('CONFIG_INVALID', { detail: 'the url of a sink is not a URL' });
   if (url.username !== '' || url.password !== '' || url.hash !== '') {
     const detail = `the url of the sink ${url.origin} must have no user, password or fragment`;
     throw fail('CONFIG_INVALID', { detail });
@@ -86,7 +86,7 @@ function checkUrl(sink: WebhookSink): URL {
 
 async function permitted(
   url: URL,
-  sink: WebhookSink,
+  sink: HttpSink,
   resolve: (hostname: string) => Promise<readonly Address[]>,
 ): Promise<readonly Address[]> {
   const hostname = url.hostname.replace(/^\[|\]$/g, '');
@@ -101,7 +101,7 @@ async function permitted(
   return addresses.slice(0, ADDRESSES_MAX);
 }
 
-function refusalOf(address: string, url: URL, sink: WebhookSink): string | null {
+function refusalOf(address: string, url: URL, sink: HttpSink): string | null {
   const where = addressClass(address);
   if (where === 'never') return 'where no sink may be';
   if (where === 'local' && !sink.allowPrivate) return 'a private address, and the sink has no `allowPrivate: true`';
@@ -125,15 +125,15 @@ type PostRequest = {
   readonly ca: string | undefined;
 };
 
-type Answer = {
+type RawAnswer = {
   readonly status: number;
   readonly location: string | null;
   readonly retryAfter: string | null;
   readonly text: string;
 };
 
-function post(request: PostRequest, body: string, signal: AbortSignal): Promise<Answer> {
-  const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+function post(request: PostRequest, body: string, signal: AbortSignal): Promise<RawAnswer> {
+  const { promise, resolve, reject } = Promise.withResolvers<RawAnswer>();
   const { url, addresses, headers, ca } = request;
   const secure = url.protocol === 'https:';
   const options: RequestOptions & { ca?: string; rejectUnauthorized: boolean } = {
@@ -168,7 +168,7 @@ function post(request: PostRequest, body: string, signal: AbortSignal): Promise<
 }
 
 /** The status is known before the body: a body that is cut, slow or endless changes nothing about it. */
-async function readAnswer(response: IncomingMessage): Promise<Answer> {
+async function readAnswer(response: IncomingMessage): Promise<RawAnswer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   try {
@@ -188,17 +188,28 @@ async function readAnswer(response: IncomingMessage): Promise<Answer> {
   };
 }
 
-function judge(answer: Answer, nowMs: number): Delivery {
-  const { status } = answer;
-  if (status >= 200 && status < 300) return { kind: 'delivered', status };
-  const said = printable(answer.text.trim(), 160);
-  const message = `answered ${status}${said === '' ? '' : `: ${said}`}`;
-  if (status === 410) return { kind: 'gone', message };
+export type Answer = {
+  readonly status: number;
+  /** `answered 400: what it said`, printable and without secrets. */
+  readonly message: string;
+  readonly retryAfterMs: number | null;
+};
+
+function answerOf(raw: RawAnswer, { nowMs, hide }: { nowMs: number; hide: (text: string) => string }): Answer {
+  const { status } = raw;
   if (status >= 300 && status < 400) {
-    const target = answer.location === null ? '' : ` to ${printable(answer.location, 160)}`;
-    return { kind: 'failed', message: `answered ${status}: a redirect${target} is not followed`, retryAfterMs: null };
+    const target = raw.location === null ? '' : ` to ${printable(hide(raw.location), 160)}`;
+    return { status, message: `answered ${status}: a redirect${target} is not followed`, retryAfterMs: null };
   }
-  return { kind: 'failed', message, retryAfterMs: retryAfterMs(answer.retryAfter, nowMs) };
+  const said = printable(hide(raw.text.trim()), 160);
+  const message = `answered ${status}${said === '' ? '' : `: ${said}`}`;
+  return { status, message, retryAfterMs: retryAfterMs(raw.retryAfter, nowMs) };
+}
+
+function usualDelivery({ status, message, retryAfterMs: pauseMs }: Answer): Delivery {
+  if (status >= 200 && status < 300) return { kind: 'delivered', status };
+  if (status === 410) return { kind: 'gone', message };
+  return failed(message, pauseMs);
 }
 
 /** Seconds or a date (RFC 9110, 10.2.3). */
@@ -207,4 +218,20 @@ function retryAfterMs(header: string | null, nowMs: number): number | null {
   if (/^\d{1,9}$/.test(header)) return Number(header) * 1000;
   const at = Date.parse(header);
   return Number.isNaN(at) ? null : Math.max(0, at - nowMs);
+}
+
+/** What OpenSSL calls things, in words that say what to do. */
+const CERTIFICATE_REASONS: Readonly<Record<string, string>> = {
+  CERT_HAS_EXPIRED: 'has expired',
+  CERT_NOT_YET_VALID: 'is not valid yet; compare the clocks',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'is self-signed; name its authority in `caFile`',
+  SELF_SIGNED_CERT_IN_CHAIN: 'is from an authority that this host does not trust; name it in `caFile`',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'is from an authority that this host does not trust; name it in `caFile`',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'is from an authority that this host does not trust; name it in `caFile`',
+};
+
+function reasonOf(error: unknown, hostname: string): string {
+  const code = (error as NodeJS.ErrnoException).code ?? '';
+  const certificate = CERTIFICATE_REASONS[code];
+  return certificate === undefined ? messageOf(error) : `the certificate of ${hostname} ${certificate}`;
 }

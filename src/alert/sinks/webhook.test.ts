@@ -4,19 +4,20 @@ import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { WebhookSink } from '../core/ports/alert.ts';
-import { KEY, OTHER_KEY, startReceiver, withDirectory } from './testing.ts';
-import type { Delivery, WebhookOptions } from './webhook.ts';
+import type { WebhookSink } from '../../core/ports/alert.ts';
+import type { Delivery } from '../deliverer.ts';
+import type { HttpOptions } from '../http.ts';
+import { alertOf, KEY, OTHER_KEY, startReceiver, withDirectory } from '../testing.ts';
 import { openWebhook } from './webhook.ts';
 
 const never = new AbortController().signal;
-const message = { id: 'i0123456789ab_opened', body: '{"type":"incident.opened","data":"é\\n✓"}' };
+const message = alertOf('i0123456789ab_opened', { body: '{"type":"incident.opened","data":"é\\n✓"}' });
 
 function sinkAt(url: string, more: Partial<WebhookSink> = {}): WebhookSink {
   return { type: 'webhook', url, keys: [KEY], allowPrivate: true, ...more };
 }
 
-async function send(sink: WebhookSink, options: Partial<WebhookOptions> = {}): Promise<Delivery> {
+async function send(sink: WebhookSink, options: Partial<HttpOptions> = {}): Promise<Delivery> {
   return await openWebhook(sink, { nowMs: Date.now, ...options }).send(message, never);
 }
 
@@ -244,9 +245,9 @@ describe('https', () => {
       const resolve = async () => [{ address: '127.0.0.1', family: 4 as const }];
       const right = sinkAt(`https://sink.example:${port}/`);
       const wrong = sinkAt(`https://other.example:${port}/`);
-      expect(await send(right, { resolve, ca })).toEqual({ kind: 'delivered', status: 200 });
+      expect(await send({ ...right, ca }, { resolve })).toEqual({ kind: 'delivered', status: 200 });
       expect(names).toEqual(['sink.example']);
-      expect(await send(wrong, { resolve, ca })).toMatchObject({
+      expect(await send({ ...wrong, ca }, { resolve })).toMatchObject({
         kind: 'failed',
         message: expect.stringMatching(/other\.example/),
       });
