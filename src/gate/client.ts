@@ -3,14 +3,17 @@ import type { ChildProcess } from 'node:child_process';
 import { extname } from 'node:path';
 import type { Stream } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import type { ApprovalLifetime } from '../core/approval.ts';
 import { fail } from '../core/errors.ts';
 import type { FenceGrant } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
+import { StandingDecisions } from './decisions.ts';
 import type { GateConfig, GateGrant, GateReport, GateRequest, GateStats } from './messages.ts';
+import type { NameRequest } from './verdict.ts';
 
 /**
- * The daemon's hand on the DNS gate: starts it, starts it again when it dies, and gives every new one the grants that
- * stand. While there is no gate nothing resolves and nothing opens.
+ * The daemon's hand on the DNS gate: starts it, starts it again when it dies, and gives every new one the grants and
+ * the decisions that stand. While there is no gate nothing resolves and nothing opens.
  *
  *   start → listening ⇄ (exit → wait → start) → close
  */
@@ -21,6 +24,18 @@ export type GateClient = {
   grant(address: string, names: FenceGrant['names']): Promise<void>;
   /** Resolves when no gate will open anything more for the run. */
   revoke(address: string): Promise<void>;
+  /**
+   * Swaps the names of a run: when it resolves, nothing is open that the new ones do not list. Rejects FENCE_FAILED when
+   * that is not certain; the new names stand all the same.
+   */
+  change(address: string, names: FenceGrant['names']): Promise<void>;
+  /**
+   * Tells what a person decided; `lifetime` null is no. Rejects FENCE_FAILED when no gate has taken it, and then it
+   * stands nowhere.
+   */
+  decide(address: string, request: NameRequest, lifetime: ApprovalLifetime | null): Promise<void>;
+  /** The certificate, in PEM, of a new authority for the run. A gate that is started again has none of them any more. */
+  authority(address: string, runId: string): Promise<string>;
   health(): GateHealth;
   stats(): Promise<GateStats>;
   close(): Promise<void>;
@@ -33,20 +48,31 @@ export type GateClientParts = {
   /** Our end of the pipe that the warden reads denials from; kept by the caller and handed to each new gate. */
   readonly wardenPipe: Stream | null;
   readonly log: Log;
+  /** A name waits for a person. Told once until it is decided; by a gate that was started again, once more. */
+  readonly onAsked?: (address: string, request: NameRequest) => void;
+  /** Bytes of one name through the checker since the last report. */
+  readonly onPassed?: (passed: GatePassed) => void;
 };
 
+export type GatePassed = Omit<Extract<GateReport, { kind: 'passed' }>, 'kind'>;
+
 const ANSWER_DEADLINE_MS = 3_000;
-const START_DEADLINE_MS = 10_000;
+/** Longer than the gate waits for its own child, so that it can say what is wrong. */
+const START_DEADLINE_MS = 20_000;
 const EXIT_DEADLINE_MS = 3_000;
 const RESTART_MS_MIN = 100;
 const RESTART_MS_MAX = 5_000;
 /** A gate that lived this long was well: the next wait starts small again. */
 const HEALTHY_MS = 30_000;
 
+/** Of requests whose answer nobody waits for. */
+const NO_ANSWER_ID = 0;
+
 type Waiting = { readonly resolve: (report: GateReport) => void; readonly reject: (error: Error) => void };
 
 export function createGateClient(parts: GateClientParts): GateClient {
   const grants = new Map<string, GateGrant>();
+  const decisions = new StandingDecisions(() => performance.now());
   const waiting = new Map<number, Waiting>();
   let child: ChildProcess | null = null;
   let listening = false;
@@ -69,12 +95,23 @@ export function createGateClient(parts: GateClientParts): GateClient {
       made.on('message', (message) => {
         // Our own program wrote it; the channel is a private socket pair.
         const report = message as GateReport;
-        if (report.kind === 'listening') {
-          clearTimeout(deadline);
-          listening = true;
-          resolve();
-        } else if (report.kind === 'failed') failure = `the DNS gate failed: ${report.message}`;
-        else if ('id' in report) waiting.get(report.id)?.resolve(report);
+        switch (report.kind) {
+          case 'listening':
+            clearTimeout(deadline);
+            listening = true;
+            return resolve();
+          case 'failed':
+            failure = `the DNS gate failed: ${report.message}`;
+            return parts.log.error({ detail: report.message }, 'the DNS gate failed');
+          case 'asked':
+            return parts.onAsked?.(report.address, report.request);
+          case 'passed': {
+            const { kind: _, ...passed } = report;
+            return parts.onPassed?.(passed);
+          }
+          default:
+            return waiting.get(report.id)?.resolve(report);
+        }
       });
       made.on('error', (error) => {
         failure = `the DNS gate failed: ${error.message}`;
@@ -97,6 +134,8 @@ export function createGateClient(parts: GateClientParts): GateClient {
       const config: GateConfig = { ...parts.config, wardenPipe: parts.wardenPipe !== null };
       // Grants made while the child starts are in the map before it gets its first message or sent after it.
       send(made, { kind: 'start', config, grants: [...grants.values()] });
+      // They arrive before the first question can: the gate listens later than it takes messages.
+      for (const decision of decisions.all()) send(made, { kind: 'decide', id: NO_ANSWER_ID, ...decision });
     });
   };
 
@@ -118,13 +157,15 @@ export function createGateClient(parts: GateClientParts): GateClient {
     const id = lastId;
     let deadline: NodeJS.Timeout | undefined;
     try {
-      return await new Promise<GateReport>((resolve, reject) => {
+      const report = await new Promise<GateReport>((resolve, reject) => {
         waiting.set(id, { resolve, reject });
         deadline = setTimeout(() => {
           reject(fail('FENCE_FAILED', { detail: `the DNS gate did not answer within ${ANSWER_DEADLINE_MS} ms` }));
         }, ANSWER_DEADLINE_MS);
         send(target, request(id));
       });
+      if (report.kind === 'refused') throw fail('FENCE_FAILED', { detail: `the DNS gate: ${report.message}` });
+      return report;
     } finally {
       clearTimeout(deadline);
       waiting.delete(id);
@@ -136,10 +177,33 @@ export function createGateClient(parts: GateClientParts): GateClient {
     grant: async (address, names) => {
       const grant = { address, names };
       grants.set(address, grant);
+      // The address may have been another run's: nothing decided for that one counts.
+      decisions.forget(address);
       await ask((id) => ({ kind: 'grant', id, grant }));
+    },
+    change: async (address, names) => {
+      const grant = { address, names };
+      grants.set(address, grant);
+      decisions.retain(grant);
+      await ask((id) => ({ kind: 'change', id, grant }));
+    },
+    decide: async (address, request, lifetime) => {
+      decisions.remember({ address, request, lifetime });
+      try {
+        await ask((id) => ({ kind: 'decide', id, address, request, lifetime }));
+      } catch (error) {
+        decisions.forget(address, request.name);
+        throw error;
+      }
+    },
+    authority: async (address, runId) => {
+      const report = await ask((id) => ({ kind: 'authority', id, address, runId }));
+      if (report.kind !== 'authority') throw fail('FENCE_FAILED', { detail: 'the DNS gate gave another answer' });
+      return report.certificatePem;
     },
     revoke: async (address) => {
       grants.delete(address);
+      decisions.forget(address);
       const target = child;
       if (target === null) return;
       try {

@@ -1,16 +1,19 @@
 import { encode } from 'dns-packet';
 import { expect, test } from 'vitest';
-import { decideQuery, rulesOf } from './decide.ts';
+import { decideQuery } from './decide.ts';
+import { named } from './testing.ts';
+import { rulesOf } from './verdict.ts';
+import type { Standing } from './verdict.ts';
 import { parseQuery } from './wire.ts';
 import type { Query } from './wire.ts';
 
-const PORTS = [{ port: 443, protocol: 'tcp' }] as const;
-const RULES = rulesOf([
-  { name: 'good.test', wildcard: false, ports: PORTS, text: 'good.test' },
-  { name: 'good.test', wildcard: false, ports: [{ port: 22, protocol: 'tcp' }], text: 'good.test:22' },
-  { name: 'wild.test', wildcard: true, ports: PORTS, text: '*.wild.test' },
-]);
-const OWN = ['10.213.0.2', '10.213.0.1'];
+const RULES = rulesOf([named('good.test'), named('good.test:22'), named('*.wild.test'), named('?later.test:443,22')]);
+const HTTPS = { port: 443, protocol: 'tcp', check: 'tls', untilMs: null };
+const SSH = { port: 22, protocol: 'tcp', check: null, untilMs: null };
+
+function decide(query: Query, standing: Standing = { kind: 'undecided' }) {
+  return decideQuery({ rules: RULES, standing: () => standing, ownAddresses: ['10.213.0.2', '10.213.0.1'] }, query);
+}
 
 function question(name: string, type = 'A'): Query {
   const parsed = parseQuery(encode({ type: 'query', id: 1, questions: [{ type: type as 'A', name }] }));
@@ -24,20 +27,38 @@ function labelled(...labels: string[]): Query {
 }
 
 test('resolves a listed name in any spelling of case, with every port that rules give it', () => {
-  const both = [...PORTS, { port: 22, protocol: 'tcp' }];
   for (const name of ['good.test', 'GOOD.TeSt']) {
-    expect(decideQuery(RULES, question(name), OWN)).toEqual({
-      kind: 'resolve',
-      name: 'good.test',
-      ports: both,
-      wildcard: false,
-    });
+    const whole = { kind: 'resolve', name: 'good.test', ports: [HTTPS, SSH], wildcard: null };
+    expect(decide(question(name))).toEqual(whole);
   }
-  expect(decideQuery(RULES, question('a.b.wild.test'), OWN)).toEqual({
-    kind: 'resolve',
-    name: 'a.b.wild.test',
-    ports: PORTS,
-    wildcard: true,
+  const below = { kind: 'resolve', name: 'a.b.wild.test', ports: [HTTPS], wildcard: 'wild.test' };
+  expect(decide(question('a.b.wild.test'))).toEqual(below);
+});
+
+test('asks a person about every type of question that may lead to an address, and about no other', () => {
+  const ports = [
+    { port: 443, protocol: 'tcp' },
+    { port: 22, protocol: 'tcp' },
+  ];
+  const request = { kind: 'name', name: 'later.test', ports, rule: 'later.test:443,22' };
+  for (const type of ['A', 'AAAA', 'UNKNOWN_65']) {
+    expect(decide(question('Later.test', type))).toEqual({ kind: 'ask', request });
+  }
+  expect(decide(question('later.test', 'TXT'))).toMatchObject({ kind: 'refuse', counts: true });
+  expect(decide(question('a.later.test'))).toMatchObject({ kind: 'refuse', counts: true });
+});
+
+test('follows what a person said, for the ports that the person saw', () => {
+  const approved = { kind: 'approved', ports: [{ port: 22, protocol: 'tcp' }], untilMs: 9_000 } as const;
+  const open = { kind: 'resolve', name: 'later.test', ports: [{ ...SSH, untilMs: 9_000 }], wildcard: null };
+  expect(decide(question('later.test'), approved)).toEqual(open);
+  expect(decide(question('later.test', 'AAAA'), approved)).toEqual({ kind: 'empty' });
+  expect(decide(question('other.test'), approved)).toMatchObject({ kind: 'refuse', counts: true });
+  const denied = decide(question('later.test'), { kind: 'denied' });
+  expect(denied).toMatchObject({
+    kind: 'refuse',
+    counts: true,
+    refusal: { rule: 'egress', destination: 'later.test' },
   });
 });
 
@@ -71,7 +92,7 @@ test.each([
     '53.100.51.198.in-addr.arpa',
   ],
 ] as const)('refuses %s', (_, query, rule, destination) => {
-  expect(decideQuery(RULES, query, OWN)).toMatchObject({
+  expect(decide(query)).toMatchObject({
     kind: 'refuse',
     counts: true,
     refusal: { rule, destination },
@@ -80,12 +101,12 @@ test.each([
 
 test('says that a listed name has no IPv6 address and no service record, without a denial', () => {
   for (const type of ['AAAA', 'UNKNOWN_65', 'UNKNOWN_64']) {
-    expect(decideQuery(RULES, question('good.test', type), OWN)).toEqual({ kind: 'empty' });
-    expect(decideQuery(RULES, question('other.test', type), OWN)).toMatchObject({ kind: 'refuse', counts: true });
+    expect(decide(question('good.test', type))).toEqual({ kind: 'empty' });
+    expect(decide(question('other.test', type))).toMatchObject({ kind: 'refuse', counts: true });
   }
 });
 
 test('holds nobody to account for the reverse of their own address', () => {
-  const decision = decideQuery(RULES, question('2.0.213.10.in-addr.arpa', 'PTR'), OWN);
+  const decision = decide(question('2.0.213.10.in-addr.arpa', 'PTR'));
   expect(decision).toMatchObject({ kind: 'refuse', counts: false });
 });

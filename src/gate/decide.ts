@@ -1,22 +1,25 @@
 import { printable } from '../core/text.ts';
-import { canonicaliseName, nameVerdict } from '../policy/egress.ts';
+import { canonicaliseName } from '../policy/egress.ts';
 import type { EgressRules } from '../policy/egress.ts';
-import type { FenceGrant, FencePort } from '../core/ports/fence.ts';
+import { judgeName } from './verdict.ts';
+import type { NameRequest, OpenPort, Standing } from './verdict.ts';
 import { CLASS_IN, RCODE, TYPE, typeName } from './wire.ts';
 import type { Query } from './wire.ts';
 
 /**
- * What becomes of one question, from the question and the run's rules alone. Only `resolve` ever causes a query
- * upstream, and that query holds nothing of the agent's but a canonical name that a rule lists.
+ * What becomes of one question, from the question, the run's rules and what a person has said. Only `resolve` ever
+ * causes a query upstream, and that query holds nothing of the agent's but a canonical name that a rule lists.
  */
 export type Decision =
   | {
       readonly kind: 'resolve';
       readonly name: string;
-      readonly ports: readonly FencePort[];
-      /** Under a wildcard the agent chooses labels, so these are counted. */
-      readonly wildcard: boolean;
+      readonly ports: readonly OpenPort[];
+      /** Under a wildcard the agent chooses labels, so these are counted: the name that the wildcard stands before. */
+      readonly wildcard: string | null;
     }
+  /** Held until a person decides. */
+  | { readonly kind: 'ask'; readonly request: NameRequest }
   /** The name is listed but has nothing of this type for agents. No denial: resolvers ask for these on their own. */
   | { readonly kind: 'empty' }
   | { readonly kind: 'refuse'; readonly rcode: number; readonly refusal: Refusal; readonly counts: boolean };
@@ -34,13 +37,14 @@ const EXTENDED_BLOCKED = 15;
 const EXTENDED_PROHIBITED = 18;
 const OPCODE_QUERY = 0;
 
-/** The run's names as rules of the policy: the gate and `review` decide by the same code. */
-export function rulesOf(names: FenceGrant['names']): EgressRules {
-  return { allow: names.map((name) => ({ ...name, kind: 'name' as const, inspect: false })), ask: [] };
-}
+export type DecisionContext = {
+  readonly rules: EgressRules;
+  readonly standing: (name: string) => Standing;
+  /** The run's address and its gateway, whose reverse names libraries look up unasked. */
+  readonly ownAddresses: readonly string[];
+};
 
-/** `ownAddresses`: the run's address and its gateway, whose reverse names libraries look up unasked. */
-export function decideQuery(rules: EgressRules, query: Query, ownAddresses: readonly string[]): Decision {
+export function decideQuery({ rules, standing, ownAddresses }: DecisionContext, query: Query): Decision {
   const shown = printable(query.labels.join('.'), 253);
   if (query.opcode !== OPCODE_QUERY) {
     return refuse('dns.malformed', RCODE.notImplemented, { shown, why: `opcode ${query.opcode} is not a query` });
@@ -56,25 +60,22 @@ export function decideQuery(rules: EgressRules, query: Query, ownAddresses: read
   const joined = query.labels.some((label) => label.includes('.')) ? '' : query.labels.join('.');
   const canonical = canonicaliseName(joined);
   if (!canonical.ok) return refuse('dns.name', RCODE.refused, { shown, why: `a name ${canonical.rule}` });
-  const verdict = nameVerdict(rules, canonical.name);
-  if (verdict.kind !== 'allow') {
-    const why = verdict.kind === 'deny' ? verdict.explanation : `"${canonical.name}" waits for a person`;
-    return refuse('egress', RCODE.refused, { shown: canonical.name, why });
-  }
+  const { name } = canonical;
+  const judgement = judgeName(rules, name, standing(name));
+  if (judgement.kind === 'refuse') return refuse('egress', RCODE.refused, { shown: name, why: judgement.why });
   switch (query.type) {
-    case TYPE.A: {
-      const wildcard = verdict.rule.kind === 'name' && verdict.rule.wildcard;
-      return { kind: 'resolve', name: canonical.name, ports: verdict.ports, wildcard };
-    }
+    case TYPE.A:
+      return judgement.kind === 'ask' ? judgement : { ...judgement, kind: 'resolve', name };
     // IPv6 is denied, and without the keys in a type 65 answer a client has to send the name in clear.
     case TYPE.AAAA:
     case TYPE.HTTPS:
     case TYPE.SVCB:
-      return { kind: 'empty' };
+      // A client that hears of no address while its other question is held would take the name for one without any.
+      return judgement.kind === 'ask' ? judgement : { kind: 'empty' };
     default:
       return refuse('dns.type', RCODE.refused, {
-        shown: canonical.name,
-        why: `"${canonical.name}" is listed, but a query of type ${typeName(query.type)} is never answered`,
+        shown: name,
+        why: `"${name}" is listed, but a query of type ${typeName(query.type)} is never answered`,
       });
   }
 }

@@ -1,16 +1,23 @@
 import type { FenceDenial } from '../core/ports/fence.ts';
 import type { Denial } from '../core/outcome.ts';
-import type { Refusal } from './decide.ts';
+import { TokenBucket } from './limits.ts';
 
-/** One look-up asks for A and AAAA, and resolvers repeat: the same refusal within this time is the same attempt. */
-const SAME_ATTEMPT_MS = 2_000;
+/**
+ * One look-up asks for A and AAAA, resolvers repeat it, and a client tries every address that a name has: the same
+ * refusal within this time is the same attempt. It is told and counted once, with nothing suppressed.
+ */
+const SAME_ATTEMPT_MS = 5_000;
 const REPORTS_PER_SECOND_MAX = 50;
 const REPORTS_BURST_MAX = 100;
 const RECENT_MAX = 1_024;
 
+/** What was refused, and where: a question to port 53, or a connection by its port. Every text is fit to show. */
+export type Refused = Pick<Denial, 'destination' | 'port' | 'protocol' | 'rule' | 'explanation'> & {
+  readonly kind: 'name' | 'packet';
+};
+
 type RunDenials = {
-  tokens: number;
-  refilledAtMs: number;
+  readonly tokens: TokenBucket;
   suppressed: number;
   last: Denial | null;
   readonly recent: Map<string, number>;
@@ -30,21 +37,21 @@ export class DenialFeed {
     this.#now = parts.now;
   }
 
-  report(address: string, refusal: Refusal): void {
+  report(address: string, refused: Refused): void {
     const nowMs = this.#now();
     const run = this.#runOf(address, nowMs);
-    const key = `${refusal.rule} ${refusal.destination}`;
+    const key = `${refused.rule} ${refused.protocol}:${refused.port} ${refused.destination}`;
     const before = run.recent.get(key);
     if (before !== undefined && nowMs - before < SAME_ATTEMPT_MS) return;
     if (run.recent.size >= RECENT_MAX) run.recent.clear();
     run.recent.set(key, nowMs);
-    this.#deliver(address, run, denialOf(refusal, nowMs));
+    this.#deliver(address, run, { ...refused, at: new Date(nowMs).toISOString() });
   }
 
   /** To be called every second or so: what a flood left unsaid is said although no further refusal follows. */
   flush(): void {
     for (const [address, run] of this.#runs) {
-      if (run.suppressed === 0 || run.last === null || !this.#takeToken(run, this.#now())) continue;
+      if (run.suppressed === 0 || run.last === null || !run.tokens.take(this.#now())) continue;
       if (this.#send({ address, denial: run.last, suppressed: run.suppressed - 1 })) run.suppressed = 0;
     }
   }
@@ -57,8 +64,7 @@ export class DenialFeed {
     const known = this.#runs.get(address);
     if (known !== undefined) return known;
     const fresh: RunDenials = {
-      tokens: REPORTS_BURST_MAX,
-      refilledAtMs: nowMs,
+      tokens: new TokenBucket({ perSecond: REPORTS_PER_SECOND_MAX, burst: REPORTS_BURST_MAX }, nowMs),
       suppressed: 0,
       last: null,
       recent: new Map(),
@@ -69,29 +75,8 @@ export class DenialFeed {
 
   #deliver(address: string, run: RunDenials, denial: Denial): void {
     run.last = denial;
-    const allowed = this.#takeToken(run, this.#now());
+    const allowed = run.tokens.take(this.#now());
     if (allowed && this.#send({ address, denial, suppressed: run.suppressed })) run.suppressed = 0;
     else run.suppressed += 1;
   }
-
-  #takeToken(run: RunDenials, nowMs: number): boolean {
-    const earned = ((nowMs - run.refilledAtMs) / 1000) * REPORTS_PER_SECOND_MAX;
-    run.tokens = Math.min(REPORTS_BURST_MAX, run.tokens + earned);
-    run.refilledAtMs = nowMs;
-    if (run.tokens < 1) return false;
-    run.tokens -= 1;
-    return true;
-  }
-}
-
-function denialOf(refusal: Refusal, nowMs: number): Denial {
-  return {
-    kind: 'name',
-    at: new Date(nowMs).toISOString(),
-    destination: refusal.destination,
-    port: 53,
-    protocol: 'dns',
-    rule: refusal.rule,
-    explanation: refusal.explanation,
-  };
 }

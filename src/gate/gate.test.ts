@@ -1,98 +1,63 @@
-import { decode, encode } from 'dns-packet';
 import { expect, test } from 'vitest';
-import type { FenceDenial } from '../core/ports/fence.ts';
-import type { IpsetEntry, IpsetExtras } from '../kernel/ipset.ts';
-import { NEVER_RANGES } from '../policy/egress.ts';
-import { DenialFeed } from './denials.ts';
-import { createGate } from './gate.ts';
 import {
-  OPEN_ENTRIES_MAX,
   PENDING_MAX,
   QUERIES_BURST_MAX,
   QUERY_BYTES_PER_MINUTE_MAX,
   RunLimits,
+  WILDCARD_LABEL_CHARS_MAX,
   WILDCARD_NAMES_PER_MINUTE_MAX,
 } from './limits.ts';
+import { AGENT, FOUND, makeGate, named } from './testing.ts';
 import type { Resolution } from './upstream.ts';
 
-const AGENT = '10.213.0.2';
-const HTTPS = [{ port: 443, protocol: 'tcp' }] as const;
-const NAMES = [
-  { name: 'good.test', wildcard: false, ports: HTTPS, text: 'good.test' },
-  { name: 'wild.test', wildcard: true, ports: HTTPS, text: '*.wild.test' },
-];
-const FOUND: Resolution = { kind: 'addresses', finalName: 'x', addresses: ['198.51.100.10'], ttlSeconds: 30 };
-
-type Options = {
-  readonly resolve?: (name: string) => Promise<Resolution>;
-  readonly add?: (set: string, entry: IpsetEntry, extras?: IpsetExtras) => void;
-};
-
-function makeGate(options: Options = {}) {
-  const clock = { nowMs: 1_000_000 };
-  const added: unknown[] = [];
-  const denials: FenceDenial[] = [];
-  const asked: string[] = [];
-  const feed = new DenialFeed({ send: (denial) => denials.push(denial) > 0, now: () => clock.nowMs });
-  const gate = createGate({
-    config: { pool: '10.213.0.0/16', neverRanges: NEVER_RANGES },
-    ipset: { add: options.add ?? ((...entry) => void added.push(entry)) },
-    resolve: async (name) => {
-      asked.push(name);
-      return (await options.resolve?.(name)) ?? FOUND;
-    },
-    denials: feed,
-    now: () => clock.nowMs,
-  });
-  gate.grant({ address: AGENT, names: NAMES });
-  const ask = async (name: string, source = AGENT): Promise<string> => {
-    const query = encode({ type: 'query', id: 1, flags: 256, questions: [{ type: 'A', name }] });
-    const answer = await gate.handle(source, query, 'udp');
-    if (answer === null) return 'silence';
-    const packet = decode(answer) as ReturnType<typeof decode> & { readonly rcode?: string };
-    return [
-      packet.rcode,
-      ...(packet.answers ?? []).flatMap((record) => (record.type === 'A' ? [record.data] : [])),
-    ].join(' ');
-  };
-  return { gate, ask, added, denials, asked, clock, feed };
-}
-
 test('opens the address for as long as it may be used, then answers', async () => {
-  const { ask, added, asked } = makeGate();
+  const { ask, sets, asked } = makeGate();
   expect(await ask('good.test')).toBe('NOERROR 198.51.100.10');
-  const entry = { kind: 'ip,port,ip', source: AGENT, port: 443, protocol: 'tcp', destination: '198.51.100.10' };
-  expect(added).toEqual([['rf-learned', entry, { timeoutSeconds: 90 }]]);
+  expect(sets.open()).toEqual({ 'checked 198.51.100.10:443': 90 });
   // A second answer comes from the cache and renews the entry.
   expect(await ask('good.test')).toBe('NOERROR 198.51.100.10');
-  expect([added.length, asked]).toEqual([2, ['good.test']]);
+  expect([sets.changes, asked]).toEqual([2, ['good.test']]);
 });
 
+test('leads what must show its name to the checker, and nothing else', async () => {
+  const names = [named('good.test:443,80,22'), named('both.test:443'), named('both.test:443', { ports: UNCHECKED })];
+  const { ask, sets } = makeGate({ names });
+  await ask('good.test');
+  expect(Object.keys(sets.open()).toSorted()).toEqual([
+    'checked 198.51.100.10:443',
+    'checked 198.51.100.10:80',
+    'learned 198.51.100.10:22',
+  ]);
+  sets.entries.clear();
+  // Two rules for one port: the wider one counts.
+  await ask('both.test');
+  expect(Object.keys(sets.open())).toEqual(['learned 198.51.100.10:443']);
+});
+
+const UNCHECKED = [{ port: 443, protocol: 'tcp', check: null }] as const;
+
 test('gives no answer when the kernel did not take the entry', async () => {
-  const { ask } = makeGate({
-    add: () => {
-      throw new Error('the set is full');
-    },
-  });
+  const { ask, sets } = makeGate();
+  sets.failure = new Error('the set is full');
   expect(await ask('good.test')).toBe('SERVFAIL');
 });
 
 test('is silent to whom it does not know', async () => {
   const { ask, gate, asked } = makeGate();
-  expect(await ask('good.test', '10.213.0.6')).toBe('silence');
+  expect(await ask('good.test', { source: '10.213.0.6' })).toBe('silence');
   expect([gate.stats().unknownSource, asked]).toEqual([1, []]);
 });
 
 test('opens nothing for a run that was revoked while its question waited', async () => {
   let release: (resolution: Resolution) => void = () => undefined;
-  const { ask, gate, added } = makeGate({ resolve: () => new Promise((resolve) => (release = resolve)) });
+  const { ask, gate, sets } = makeGate({ resolve: () => new Promise((resolve) => (release = resolve)) });
   const waiting = ask('good.test');
   gate.revoke(AGENT);
   // The address is given to the next run at once: it must not inherit the answer either.
   gate.grant({ address: AGENT, names: [] });
   release(FOUND);
   expect(await waiting).toBe('silence');
-  expect(added).toEqual([]);
+  expect(sets.changes).toBe(0);
 });
 
 test.each([
@@ -103,13 +68,13 @@ test.each([
   ['no address', [], 'NOERROR', 0],
   ['text in the place of an address', ['not an address'], 'NXDOMAIN', 1],
 ])('of %s gives what a name may lead to', async (_, addresses, answer, denialCount) => {
-  const { ask, denials, added } = makeGate({ resolve: () => Promise.resolve({ ...FOUND, addresses }) });
+  const { ask, denials, sets } = makeGate({ resolve: () => Promise.resolve({ ...FOUND, addresses }) });
   expect(await ask('good.test')).toBe(answer);
   expect([denials.length, denials[0]?.denial.rule]).toEqual([
     denialCount,
     denialCount === 0 ? undefined : 'egress.never',
   ]);
-  expect(added).toHaveLength(answer.endsWith('10') ? 1 : 0);
+  expect(sets.changes).toBe(answer.endsWith('10') ? 1 : 0);
 });
 
 test('does not keep a failure, and keeps an absence for a moment', async () => {
@@ -126,14 +91,21 @@ test('does not keep a failure, and keeps an absence for a moment', async () => {
 
 test('counts one attempt once: the repeats of a resolver are not more denials', async () => {
   const { ask, denials, clock } = makeGate();
-  for (let repeat = 0; repeat < 4; repeat += 1) expect(await ask('other.test')).toBe('REFUSED');
+  for (const type of ['A', 'AAAA', 'A', 'AAAA', 'UNKNOWN_65']) {
+    expect(await ask('other.test', { type })).toBe('REFUSED');
+    clock.nowMs += 900;
+  }
   expect(denials.map(({ address, denial }) => [address, denial.kind, denial.rule, denial.destination])).toEqual([
     [AGENT, 'name', 'egress', 'other.test'],
   ]);
-  clock.nowMs += 2_001;
+  clock.nowMs += 5_001;
   await ask('other.test');
   await ask('another.test');
-  expect(denials).toHaveLength(3);
+  expect(denials.map(({ denial, suppressed }) => [denial.destination, suppressed])).toEqual([
+    ['other.test', 0],
+    ['other.test', 0],
+    ['another.test', 0],
+  ]);
 });
 
 test('tells a flood of names as a number, also when it has ended', async () => {
@@ -155,10 +127,18 @@ test('stops a channel of names under a wildcard, but not a name asked again', as
   expect(await ask('n0.wild.test')).toMatch('NOERROR');
   clock.nowMs += 60_001;
   expect(await ask('fresh.wild.test')).toMatch('NOERROR');
-  const long = `${'a'.repeat(63)}.${'b'.repeat(63)}.${'c'.repeat(60)}`;
+  const long = `${'a'.repeat(45)}.${'b'.repeat(45)}.${'c'.repeat(45)}.${'d'.repeat(45)}`;
   let sent = 0;
   while ((await ask(`x${sent}.${long}.wild.test`)) !== 'REFUSED') sent += 1;
   expect(sent).toBeLessThan(11);
+});
+
+test('sends no long label under a wildcard upstream, where data would hide', async () => {
+  const { ask, asked, denials } = makeGate();
+  expect(await ask(`a.${'x'.repeat(WILDCARD_LABEL_CHARS_MAX)}.wild.test`)).toMatch('NOERROR');
+  expect(await ask(`a.${'x'.repeat(WILDCARD_LABEL_CHARS_MAX + 1)}.wild.test`)).toBe('REFUSED');
+  expect(asked).toHaveLength(1);
+  expect(denials[0]?.denial.explanation).toBe('a label under "*.wild.test" is longer than 48 characters');
 });
 
 test('lets a run wait for so many answers and no more', async () => {
@@ -168,15 +148,10 @@ test('lets a run wait for so many answers and no more', async () => {
   expect(waiting).toHaveLength(PENDING_MAX);
 });
 
-test('bounds the rate and the bytes of queries, and what is open', () => {
+test('bounds the rate and the bytes of queries', () => {
   const limits = new RunLimits(0);
   const burst = Array.from({ length: QUERIES_BURST_MAX + 1 }, () => limits.takeQuery(0, 40));
   expect([burst.lastIndexOf(true), burst.at(-1)]).toEqual([QUERIES_BURST_MAX - 1, false]);
   expect(limits.takeQuery(1_000, 40)).toBe(true);
   expect(limits.takeQuery(2_000, QUERY_BYTES_PER_MINUTE_MAX)).toBe(false);
-  const keys = Array.from({ length: OPEN_ENTRIES_MAX }, (_, index) => String(index));
-  expect(limits.takeEntries(0, keys, 90_000)).toBe(true);
-  expect(limits.takeEntries(1_000, ['new'], 90_000)).toBe(false);
-  expect(limits.takeEntries(1_000, ['0'], 91_000)).toBe(true);
-  expect(limits.takeEntries(90_001, ['new'], 180_000)).toBe(true);
 });

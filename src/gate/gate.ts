@@ -1,145 +1,160 @@
 import { assertNever } from '../core/assert.ts';
-import { printable } from '../core/text.ts';
-import { isNever } from '../policy/egress.ts';
-import type { EgressRules } from '../policy/egress.ts';
-import type { FencePort } from '../core/ports/fence.ts';
-import { FENCE_SETS } from '../core/fence-names.ts';
-import type { IpsetEntry, Ipset } from '../kernel/ipset.ts';
-import { entrySeconds } from './answer.ts';
-import { NameCache } from './cache.ts';
-import { decideQuery, refusalOf, rulesOf } from './decide.ts';
-import type { Decision, Refusal } from './decide.ts';
-import type { DenialFeed } from './denials.ts';
-import { PENDING_MAX, RunLimits } from './limits.ts';
+import type { ApprovalLifetime } from '../core/approval.ts';
+import type { CheckQuestion, CheckVerdict } from '../checker/messages.ts';
+import { checkConnection } from './check.ts';
+import { decideQuery, refusalOf } from './decide.ts';
+import type { Refusal } from './decide.ts';
+import type { DenialFeed, Refused } from './denials.ts';
+import { HeldNames } from './held.ts';
+import { RunLimits } from './limits.ts';
+import { createLookup } from './lookup.ts';
 import type { GateConfig, GateGrant, GateStats } from './messages.ts';
+import { OpenedEntries } from './opened.ts';
+import type { EntrySets } from './opened.ts';
+import { failedReply, plainReply, refusedReply, TOO_MANY_TEXT, WAITS_TEXT } from './replies.ts';
+import type { GateRun } from './run.ts';
 import type { Resolution } from './upstream.ts';
+import { ShownNames } from './shown.ts';
+import { isUnderAsk, judgeName, judgeShown, rulesOf } from './verdict.ts';
+import type { NameRequest, OpenPort } from './verdict.ts';
 import { encodeFormatError, encodeReply, parseQuery, RCODE } from './wire.ts';
 import type { Query, Reply } from './wire.ts';
 
 /**
  * One question in, one answer or nothing out. The kernel's set is changed, and has acknowledged, before an answer with
  * an address leaves; whatever fails on the way opens nothing.
+ *
+ *   question ─▶ decide ─▶ ask ──held──▶ decide again
+ *                 │
+ *                 └─▶ resolve ─▶ looked up ─▶ decide again ─▶ opened ─▶ answered
+ *
+ * Everything that waits looks at the rules again afterwards: they may have changed, and the run may be gone.
  */
 export type Gate = {
   /** The answer to send back to `source`, or null for silence. */
   handle(source: string, bytes: Buffer, transport: 'udp' | 'tcp'): Promise<Buffer | null>;
+  /** May a connection that shows this name pass, and where does it lead? */
+  check(question: CheckQuestion): Promise<CheckVerdict>;
   knows(source: string): boolean;
   grant(grant: GateGrant): void;
   /** When this returns, no question of the run that is still waiting will open anything. */
   revoke(address: string): void;
+  /** When this returns, nothing is open that the new names do not list. Throws when the kernel does not let it go. */
+  change(grant: GateGrant): void;
+  /** `lifetime` null: denied. What does not ask about the name any more is not opened by it. */
+  decide(address: string, request: NameRequest, lifetime: ApprovalLifetime | null): void;
+  /** To be called a few times a second: ends what has waited or lasted long enough. */
+  sweep(): void;
   stats(): GateStats;
 };
 
 export type GateParts = {
-  readonly config: Pick<GateConfig, 'pool' | 'neverRanges'>;
-  readonly ipset: Pick<Ipset, 'add'>;
+  readonly config: Pick<GateConfig, 'pool' | 'neverRanges' | 'holdMs'>;
+  readonly ipset: EntrySets;
   readonly resolve: (name: string) => Promise<Resolution>;
   readonly denials: Pick<DenialFeed, 'report' | 'forget'>;
+  /** Milliseconds of a clock that nobody sets. */
   readonly now: () => number;
+  readonly onAsked: (address: string, request: NameRequest) => void;
+  /** Connections of a run to close: those that show one of these names, or all. */
+  readonly onClose: (address: string, names: readonly string[] | null) => void;
 };
-
-type Run = {
-  readonly address: string;
-  readonly rules: EgressRules;
-  readonly ownAddresses: readonly string[];
-  readonly limits: RunLimits;
-  pending: number;
-};
-
-/** All runs together: beyond this the resolver is slow and more waiting would only hold memory. */
-const PENDING_TOTAL_MAX = 512;
 
 export function createGate(parts: GateParts): Gate {
-  const runs = new Map<string, Run>();
-  const cache = new NameCache(parts);
+  const runs = new Map<string, GateRun>();
   const never = [...parts.config.neverRanges, { cidr: parts.config.pool, what: 'the networks of the runs' }];
+  const lookup = createLookup({ ...parts, never });
   const stats = { queries: 0, answered: 0, refused: 0, malformed: 0, unknownSource: 0, limited: 0, failed: 0 };
 
-  const refuse = (run: Run, refusal: Refusal): void => {
+  const refuse = (run: GateRun, refused: Refused): void => {
     stats.refused += 1;
-    parts.denials.report(run.address, refusal);
+    parts.denials.report(run.address, refused);
+  };
+  const isAlive = (run: GateRun): boolean => runs.get(run.address) === run;
+
+  const portsOf = (run: GateRun, name: string): readonly OpenPort[] => {
+    const judgement = judgeName(run.rules, name, run.held.standing(name));
+    return judgement.kind === 'open' ? judgement.ports : [];
   };
 
-  const resolve = async (run: Run, decision: Extract<Decision, { kind: 'resolve' }>): Promise<Reply | null> => {
-    const { name } = decision;
-    if (cache.peek(name) === null) {
-      if (decision.wildcard && !run.limits.takeWildcardName(parts.now(), name)) {
-        const refusal = refusalOf('dns.rate', {
-          shown: name,
-          why: 'too many new names under wildcards in this minute',
-        });
-        refuse(run, refusal);
-        return refusedReply(RCODE.refused, refusal);
-      }
-      if (run.pending >= PENDING_MAX || cache.waiting >= PENDING_TOTAL_MAX)
-        return failedReply('too many questions wait');
-    }
-    run.pending += 1;
-    let resolution: Resolution;
-    try {
-      resolution = await cache.get(name);
-    } finally {
-      run.pending -= 1;
-    }
+  const resolve = async (
+    run: GateRun,
+    asked: { readonly name: string; readonly wildcard: string | null },
+  ): Promise<Reply | null> => {
+    const { name } = asked;
+    const found = await lookup(run, asked);
     // The run may have been revoked, or its address given to another, while the upstream was asked.
-    if (runs.get(run.address) !== run) return null;
-    if (resolution.kind === 'failed') return failedReply(resolution.why);
-    if (resolution.kind === 'no-such-name') return plainReply(RCODE.nameError);
-    const addresses = resolution.addresses.filter((address) => !isNever(address, never));
-    if (addresses.length === 0 && resolution.addresses.length > 0) {
-      const where = printable(resolution.addresses[0] ?? '');
-      const why = `"${name}" leads to ${where}, where no name may lead`;
-      const refusal = refusalOf('egress.never', { shown: name, why });
-      refuse(run, refusal);
-      return refusedReply(RCODE.nameError, refusal);
-    }
-    if (addresses.length === 0) return plainReply(RCODE.ok);
-    const opened = open(run, { addresses, ports: decision.ports, ttlSeconds: resolution.ttlSeconds });
-    if (!opened) return failedReply('the address could not be opened');
-    return { rcode: RCODE.ok, addresses, ttlSeconds: resolution.ttlSeconds, extended: null };
-  };
-
-  const open = (
-    run: Run,
-    what: { readonly addresses: readonly string[]; readonly ports: readonly FencePort[]; readonly ttlSeconds: number },
-  ): boolean => {
-    const timeoutSeconds = entrySeconds(what.ttlSeconds);
-    const entries = what.addresses.flatMap((destination) =>
-      what.ports.map(({ port, protocol }): IpsetEntry => ({
-        kind: 'ip,port,ip',
-        source: run.address,
-        port,
-        protocol,
-        destination,
-      })),
-    );
-    const keys = what.addresses.flatMap((address) =>
-      what.ports.map((port) => `${address} ${port.port}/${port.protocol}`),
-    );
-    const nowMs = parts.now();
-    if (!run.limits.takeEntries(nowMs, keys, nowMs + timeoutSeconds * 1000)) return false;
-    try {
-      for (const entry of entries) parts.ipset.add(FENCE_SETS.learned, entry, { timeoutSeconds });
-      return true;
-    } catch {
-      // A set that is full or gone: the client hears of a failure and the door stays shut.
-      return false;
+    if (!isAlive(run)) return null;
+    switch (found.kind) {
+      case 'failed':
+        return failedReply(found.why);
+      case 'no-such-name':
+        return plainReply(RCODE.nameError);
+      case 'limited':
+        return refusedBecause(run, RCODE.refused, refusalOf('dns.rate', { shown: name, why: found.why }));
+      case 'never':
+        return refusedBecause(run, RCODE.nameError, refusalOf('egress.never', { shown: name, why: found.why }));
+      case 'addresses': {
+        if (found.addresses.length === 0) return plainReply(RCODE.ok);
+        const nowMs = parts.now();
+        const ports = portsOf(run, name);
+        if (ports.length === 0) return failedReply(`the rules for "${name}" have just changed`);
+        if (!run.opened.open({ ...found, name, ports }, nowMs)) return failedReply('the address could not be opened');
+        const ttlSeconds = Math.min(found.ttlSeconds, secondsOf(ports, nowMs));
+        return { rcode: RCODE.ok, addresses: found.addresses, ttlSeconds, extended: null };
+      }
+      default:
+        return assertNever(found);
     }
   };
 
-  const answer = async (run: Run, query: Query): Promise<Reply | null> => {
-    const decision = decideQuery(run.rules, query, run.ownAddresses);
+  const refusedBecause = (run: GateRun, rcode: number, refusal: Refusal): Reply => {
+    refuse(run, questionRefused(refusal));
+    return refusedReply(rcode, refusal);
+  };
+
+  const answer = async (run: GateRun, query: Query, hasWaited = false): Promise<Reply | null> => {
+    const { rules, ownAddresses } = run;
+    const decision = decideQuery({ rules, ownAddresses, standing: (name) => run.held.standing(name) }, query);
     switch (decision.kind) {
       case 'empty':
         return plainReply(RCODE.ok);
       case 'refuse':
-        if (decision.counts) refuse(run, decision.refusal);
+        if (decision.counts) refuse(run, questionRefused(decision.refusal));
         return refusedReply(decision.rcode, decision.refusal);
       case 'resolve':
         return await resolve(run, decision);
+      case 'ask': {
+        const { name } = decision.request;
+        if (hasWaited) return failedReply(`"${name}" ${WAITS_TEXT}`);
+        const waited = await run.held.wait(decision.request);
+        if (!isAlive(run)) return null;
+        if (waited === 'look-again') return await answer(run, query, true);
+        const refusal = refusalOf('egress', { shown: name, why: TOO_MANY_TEXT });
+        return refusedBecause(run, RCODE.refused, refusal);
+      }
       default:
         return assertNever(decision);
     }
+  };
+
+  const close = (run: GateRun, names: readonly string[] | null): void => {
+    if (names === null || names.length > 0) parts.onClose(run.address, names);
+  };
+
+  const grant = ({ address, names }: GateGrant): void => {
+    const { now } = parts;
+    runs.get(address)?.held.end();
+    runs.set(address, {
+      address,
+      rules: rulesOf(names),
+      ownAddresses: [address, gatewayOf(address)],
+      limits: new RunLimits(now()),
+      held: new HeldNames({ holdMs: parts.config.holdMs, now, onAsked: (asked) => parts.onAsked(address, asked) }),
+      opened: new OpenedEntries(address, parts.ipset),
+      shown: new ShownNames(),
+      pending: 0,
+    });
   };
 
   return {
@@ -155,16 +170,14 @@ export function createGate(parts: GateParts): Gate {
       if (limited) {
         stats.limited += 1;
         const refusal = refusalOf('dns.rate', { shown: '', why: 'too many queries in this minute' });
-        parts.denials.report(source, refusal);
+        parts.denials.report(source, questionRefused(refusal));
         // Answered, because a resolver that hears nothing waits for seconds and asks again.
         return parsed.ok ? encodeReply(parsed.query, refusedReply(RCODE.refused, refusal), transport) : null;
       }
       if (!parsed.ok) {
         stats.malformed += 1;
-        parts.denials.report(
-          source,
-          refusalOf('dns.malformed', { shown: '', why: `a message on port 53 ${parsed.problem}` }),
-        );
+        const refusal = refusalOf('dns.malformed', { shown: '', why: `a message on port 53 ${parsed.problem}` });
+        parts.denials.report(source, questionRefused(refusal));
         return parsed.id === null ? null : encodeFormatError(parsed.id);
       }
       const reply = await answer(run, parsed.query);
@@ -173,19 +186,45 @@ export function createGate(parts: GateParts): Gate {
       else if (reply.rcode === RCODE.ok) stats.answered += 1;
       return encodeReply(parsed.query, reply, transport);
     },
-    knows: (source) => runs.has(source),
-    grant: ({ address, names }) => {
-      runs.set(address, {
-        address,
-        rules: rulesOf(names),
-        ownAddresses: [address, gatewayOf(address)],
-        limits: new RunLimits(parts.now()),
-        pending: 0,
-      });
+    check: (question) => {
+      const run = runs.get(question.source);
+      return checkConnection(question, run, { isAlive, refuse, lookup, now: parts.now });
     },
+    knows: (source) => runs.has(source),
+    grant,
     revoke: (address) => {
+      const run = runs.get(address);
       runs.delete(address);
+      run?.held.end();
       parts.denials.forget(address);
+      parts.onClose(address, null);
+    },
+    change: ({ address, names }) => {
+      const run = runs.get(address);
+      // A gate that has started in the meantime begins with the new names.
+      if (run === undefined) return grant({ address, names });
+      const rules = rulesOf(names);
+      run.rules = rules;
+      run.held.retain((name) => isUnderAsk(rules, name));
+      close(
+        run,
+        run.shown.takeChanged((shown) => judgeShown(rules, shown, run.held.standing(shown.name))),
+      );
+      run.opened.retain((name) => portsOf(run, name), parts.now());
+      run.opened.removeUnknown();
+    },
+    decide: (address, request, lifetime) => {
+      const run = runs.get(address);
+      if (run === undefined || !isUnderAsk(run.rules, request.name)) return;
+      const before = run.held.standing(request.name);
+      run.held.decide(request, lifetime);
+      if (before.kind !== 'approved') return;
+      close(run, [request.name]);
+      run.opened.retain((name) => portsOf(run, name), parts.now());
+    },
+    sweep: () => {
+      // What an approval opened in the kernel ends there by itself, at the latest when the approval does.
+      for (const run of runs.values()) close(run, run.held.sweep());
     },
     stats: () => ({ ...stats, denialsLost: 0 }),
   };
@@ -197,18 +236,11 @@ function gatewayOf(address: string): string {
   return [...octets.slice(0, 3), ((octets[3] ?? 0) & ~3) + 1].join('.');
 }
 
-function plainReply(rcode: number): Reply {
-  return { rcode, addresses: [], ttlSeconds: 0, extended: null };
+function questionRefused({ destination, rule, explanation }: Refusal): Refused {
+  return { kind: 'name', destination, port: 53, protocol: 'dns', rule, explanation };
 }
 
-function refusedReply(rcode: number, refusal: Refusal): Reply {
-  const text = `ringfence ${refusal.rule}: ${refusal.explanation}`;
-  return { rcode, addresses: [], ttlSeconds: 0, extended: { code: refusal.extendedCode, text } };
-}
-
-const EXTENDED_OTHER = 0;
-
-function failedReply(why: string): Reply {
-  const extended = { code: EXTENDED_OTHER, text: `ringfence: ${why}` };
-  return { rcode: RCODE.serverFailure, addresses: [], ttlSeconds: 0, extended };
+/** How long the answer may be used: to the end of an approval; a rule of `allow` has no end. */
+function secondsOf(ports: readonly OpenPort[], nowMs: number): number {
+  return Math.max(...ports.map(({ untilMs }) => (untilMs === null ? Infinity : Math.floor((untilMs - nowMs) / 1000))));
 }

@@ -6,36 +6,40 @@ export const WILDCARD_NAMES_PER_MINUTE_MAX = 60;
 export const WILDCARD_BYTES_PER_MINUTE_MAX = 2_048;
 /** Query bytes in sum: a channel of 1 kB/s into a resolver that drops most of them is nobody's way out. */
 export const QUERY_BYTES_PER_MINUTE_MAX = 65_536;
+/** A label is where data would hide; names that people choose are shorter. */
+export const WILDCARD_LABEL_CHARS_MAX = 48;
+/** Connections that show a name: more than the packet rules let through. */
+export const CHECKS_PER_SECOND_MAX = 200;
+export const CHECKS_BURST_MAX = 600;
 export const PENDING_MAX = 32;
-/** Addresses that one run can have open at a time; the kernel's set holds far more, and all runs share it. */
-export const OPEN_ENTRIES_MAX = 4_096;
 
 const MINUTE_MS = 60_000;
 
 export class RunLimits {
-  #tokens = QUERIES_BURST_MAX;
-  #refilledAtMs: number;
+  readonly #queries: TokenBucket;
+  readonly #checks: TokenBucket;
   #minuteStartMs: number;
   #queryBytes = 0;
   #wildcardBytes = 0;
   readonly #wildcardNames = new Set<string>();
-  readonly #openUntilMs = new Map<string, number>();
 
   constructor(nowMs: number) {
-    this.#refilledAtMs = nowMs;
+    this.#queries = new TokenBucket({ perSecond: QUERIES_PER_SECOND_MAX, burst: QUERIES_BURST_MAX }, nowMs);
+    this.#checks = new TokenBucket({ perSecond: CHECKS_PER_SECOND_MAX, burst: CHECKS_BURST_MAX }, nowMs);
     this.#minuteStartMs = nowMs;
   }
 
   /** One more query of this size: false when the run asks faster than it may. */
   takeQuery(nowMs: number, bytes: number): boolean {
     this.#turnMinute(nowMs);
-    const earned = ((nowMs - this.#refilledAtMs) / 1000) * QUERIES_PER_SECOND_MAX;
-    this.#tokens = Math.min(QUERIES_BURST_MAX, this.#tokens + earned);
-    this.#refilledAtMs = nowMs;
-    if (this.#tokens < 1 || this.#queryBytes + bytes > QUERY_BYTES_PER_MINUTE_MAX) return false;
-    this.#tokens -= 1;
+    if (this.#queryBytes + bytes > QUERY_BYTES_PER_MINUTE_MAX || !this.#queries.take(nowMs)) return false;
     this.#queryBytes += bytes;
     return true;
+  }
+
+  /** One more connection that shows a name: false when there are more than the packet rules would ever let through. */
+  takeCheck(nowMs: number): boolean {
+    return this.#checks.take(nowMs);
   }
 
   /** A name under a wildcard: false when this minute has had its share of new ones. */
@@ -49,22 +53,35 @@ export class RunLimits {
     return true;
   }
 
-  /** Room for these entries of the kernel's set, which live until `untilMs`: false when the run has too many open. */
-  takeEntries(nowMs: number, keys: readonly string[], untilMs: number): boolean {
-    if (this.#openUntilMs.size + keys.length > OPEN_ENTRIES_MAX) {
-      for (const [key, openUntilMs] of this.#openUntilMs) if (openUntilMs <= nowMs) this.#openUntilMs.delete(key);
-      const fresh = keys.filter((key) => !this.#openUntilMs.has(key)).length;
-      if (this.#openUntilMs.size + fresh > OPEN_ENTRIES_MAX) return false;
-    }
-    for (const key of keys) this.#openUntilMs.set(key, untilMs);
-    return true;
-  }
-
   #turnMinute(nowMs: number): void {
     if (nowMs - this.#minuteStartMs < MINUTE_MS) return;
     this.#minuteStartMs = nowMs;
     this.#queryBytes = 0;
     this.#wildcardBytes = 0;
     this.#wildcardNames.clear();
+  }
+}
+
+type Rate = { readonly perSecond: number; readonly burst: number };
+
+/** Earns tokens with time, up to a burst. */
+export class TokenBucket {
+  readonly #rate: Rate;
+  #tokens: number;
+  #refilledAtMs: number;
+
+  constructor(rate: Rate, nowMs: number) {
+    this.#rate = rate;
+    this.#tokens = rate.burst;
+    this.#refilledAtMs = nowMs;
+  }
+
+  take(nowMs: number): boolean {
+    const earned = (Math.max(0, nowMs - this.#refilledAtMs) / 1000) * this.#rate.perSecond;
+    this.#tokens = Math.min(this.#rate.burst, this.#tokens + earned);
+    this.#refilledAtMs = nowMs;
+    if (this.#tokens < 1) return false;
+    this.#tokens -= 1;
+    return true;
   }
 }

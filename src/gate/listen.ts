@@ -62,7 +62,10 @@ export async function listen(gate: Gate, port: number): Promise<Listeners> {
 function serveStream(gate: Gate, socket: Socket, source: string): void {
   let received = Buffer.alloc(0);
   let busy = false;
-  socket.setTimeout(TCP_IDLE_MS, () => socket.destroy());
+  socket.setTimeout(TCP_IDLE_MS, () => {
+    // A question that is held for a person is no idle client; writing its answer starts the time anew.
+    if (!busy) socket.destroy();
+  });
   socket.on('error', () => socket.destroy());
   const next = async (): Promise<void> => {
     while (received.length >= 2) {

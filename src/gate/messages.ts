@@ -41,6 +41,8 @@ export type GateReport =
   | { readonly kind: 'listening' }
   | { readonly kind: 'failed'; readonly message: string }
   | { readonly kind: 'done'; readonly id: number }
+  /** The request could not be carried out, or not whole. */
+  | { readonly kind: 'refused'; readonly id: number; readonly message: string }
   | { readonly kind: 'authority'; readonly id: number; readonly certificatePem: string }
   /** A name under `ask` waits for a person. Once per name until it is decided. */
   | { readonly kind: 'asked'; readonly address: string; readonly request: HeldRequest & { readonly kind: 'name' } }

@@ -1,8 +1,14 @@
 import { Socket } from 'node:net';
+import type { CheckerReport } from '../checker/messages.ts';
+import { assertNever } from '../core/assert.ts';
 import { messageOf } from '../core/errors.ts';
 import type { FenceDenial } from '../core/ports/fence.ts';
+import { printable } from '../core/text.ts';
 import { openIpset } from '../kernel/ipset.ts';
+import { linkChecker } from './checker-link.ts';
+import type { CheckerLink } from './checker-link.ts';
 import { DenialFeed } from './denials.ts';
+import type { Refused } from './denials.ts';
 import { createGate } from './gate.ts';
 import type { Gate } from './gate.ts';
 import { listen } from './listen.ts';
@@ -10,67 +16,118 @@ import type { GateConfig, GateGrant, GateReport, GateRequest } from './messages.
 import { resolveName } from './upstream.ts';
 
 /**
- * The DNS gate as a process: told what to do over the IPC channel, reporting refused names straight to the warden on
- * descriptor 4. It ends with the daemon: without it names stop resolving, and what was learned runs out in minutes.
+ * The gate as a process: told what to do over the IPC channel, reporting refused names straight to the warden on
+ * descriptor 4, with the checker as its child. It ends with the daemon and with the checker: without it names stop
+ * resolving and show nothing, and what was learned runs out in minutes.
  */
 const WARDEN_DESCRIPTOR = 4;
 const WARDEN_BUFFER_BYTES_MAX = 256 * 1024;
 const FLUSH_MS = 1_000;
+const SWEEP_MS = 200;
+const EXPLANATION_CHARS_MAX = 300;
+const ADDRESS_IPV4 = /^\d{1,3}(\.\d{1,3}){3}$/;
 
-let gate: Gate | null = null;
+type Parts = { readonly gate: Gate; readonly denials: DenialFeed; readonly checker: CheckerLink };
+
+let parts: Parts | null = null;
 let denialsLost = 0;
 
-process.on('disconnect', () => process.exit(0));
+process.on('disconnect', () => process.exit());
 // A terminal sends these to the whole group; the daemon decides when the gate may go.
 process.on('SIGINT', () => undefined);
 process.on('SIGHUP', () => undefined);
 process.on('message', (message) => {
   // The channel carries what the daemon of the same program sent, nothing else.
-  handle(message as GateRequest).catch((error: unknown) => {
-    tell({ kind: 'failed', message: messageOf(error) });
-    process.exitCode = 1;
-    process.disconnect();
+  const request = message as GateRequest;
+  handle(request).catch((error: unknown) => {
+    // What could not be done for one run is no reason to end the gate of all.
+    if ('id' in request) tell({ kind: 'refused', id: request.id, message: messageOf(error) });
+    else end(messageOf(error));
   });
 });
 
+/** Says why, and goes: the daemon starts the next gate, and until then nothing opens. */
+function end(message: string): void {
+  tell({ kind: 'failed', message });
+  process.exitCode = 1;
+  if (process.connected) process.disconnect();
+}
+
 async function handle(request: GateRequest): Promise<void> {
   if (request.kind === 'start') {
-    const made = create(request.config, request.grants);
     // From here on grants are taken, also those that arrive while the sockets are being opened.
-    gate = made.gate;
-    await listen(made.gate, request.config.port);
-    setInterval(() => made.denials.flush(), FLUSH_MS).unref();
+    parts = create(request.config, request.grants);
+    const { gate, denials, checker } = parts;
+    await checker.start({ port: request.config.checkPort });
+    await listen(gate, request.config.port);
+    setInterval(() => denials.flush(), FLUSH_MS).unref();
+    setInterval(() => gate.sweep(), SWEEP_MS).unref();
     tell({ kind: 'listening' });
     return;
   }
-  if (gate === null) throw new Error(`the gate got ${request.kind} before its configuration`);
+  if (parts === null) throw new Error(`the gate got ${request.kind} before its configuration`);
+  const { gate, checker } = parts;
   switch (request.kind) {
     case 'grant':
       gate.grant(request.grant);
       return tell({ kind: 'done', id: request.id });
     case 'revoke':
       gate.revoke(request.address);
+      checker.forget(request.address);
       return tell({ kind: 'done', id: request.id });
+    case 'change':
+      gate.change(request.grant);
+      return tell({ kind: 'done', id: request.id });
+    case 'decide':
+      gate.decide(request.address, request.request, request.lifetime);
+      return tell({ kind: 'done', id: request.id });
+    case 'authority': {
+      const certificatePem = await checker.authority(request.address, request.runId);
+      return tell({ kind: 'authority', id: request.id, certificatePem });
+    }
     case 'stats':
       return tell({ kind: 'stats', id: request.id, stats: { ...gate.stats(), denialsLost } });
+    default:
+      return assertNever(request);
   }
 }
 
-function create(
-  config: GateConfig,
-  grants: readonly GateGrant[],
-): { readonly gate: Gate; readonly denials: DenialFeed } {
+function create(config: GateConfig, grants: readonly GateGrant[]): Parts {
   const send = config.wardenPipe ? wardenSender() : () => true;
   const denials = new DenialFeed({ send, now: Date.now });
-  const made = createGate({
+  const checker = linkChecker({
+    check: (question) => gate.check(question),
+    onDenied: (denied) => {
+      if (gate.knows(denied.source)) denials.report(denied.source, refusedByChecker(denied));
+    },
+    onPassed: ({ source, ...figures }) => tell({ ...figures, address: source }),
+    onLost: end,
+  });
+  const gate = createGate({
     config,
     ipset: openIpset(),
     resolve: (name) => resolveName(name, config.upstreams),
     denials,
-    now: Date.now,
+    // A clock that nobody sets: a step of the wall clock must not lengthen an approval.
+    now: () => performance.now(),
+    onAsked: (address, request) => tell({ kind: 'asked', address, request }),
+    onClose: (address, names) => checker.close(address, names),
   });
-  for (const grant of grants) made.grant(grant);
-  return { gate: made, denials };
+  for (const grant of grants) gate.grant(grant);
+  return { gate, denials, checker };
+}
+
+/** The checker reads what agents send: its words are cut and made fit to show before they go on. */
+function refusedByChecker(denied: Extract<CheckerReport, { kind: 'denied' }>): Refused {
+  const { destination, port, rule, explanation } = denied;
+  return {
+    kind: ADDRESS_IPV4.test(destination) ? 'packet' : 'name',
+    destination: printable(destination, EXPLANATION_CHARS_MAX),
+    port,
+    protocol: 'tcp',
+    rule,
+    explanation: printable(explanation, EXPLANATION_CHARS_MAX),
+  };
 }
 
 /** Never waits: a warden that does not read makes the feed count instead of the gate hang. */
