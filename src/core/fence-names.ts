@@ -14,6 +14,10 @@ export const FENCE_SETS = {
   written: 'rf-written',
   /** `hash:ip,port,net`: run, port, network that a person is asked about. Its packets wait, they are not refused. */
   ask: 'rf-ask',
+  /** `hash:ip,port,ip` with time-outs: run, port, address that a person approved. */
+  approved: 'rf-approved',
+  /** `hash:ip,port,ip`: like `approved`, but denied. Refused at once, and not asked about again. */
+  refused: 'rf-refused',
   /** `hash:net`: where a name never leads. */
   never: 'rf-never',
   /** `hash:ip` with counters that start at `FENCE_BUDGET_BASE` minus the budget; runs without a budget have no entry. */

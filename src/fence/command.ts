@@ -19,7 +19,16 @@ export type Tool =
   | 'ipset'
   | 'ip'
   | 'conntrack'
+  | 'tc'
   | `ip${'6' | ''}tables-${'save' | 'restore'}`;
+/** Where Debian and its relatives have them. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  ip: 'iproute2',
+  tc: 'iproute2',
+  ipset: 'ipset',
+  conntrack: 'conntrack',
+};
+
 export type ToolResult = { readonly exitCode: number; readonly stdout: string; readonly stderr: string };
 
 /** Runs a tool to its end, whatever its exit code; rejects only when it is not there or does not end. */
@@ -34,14 +43,23 @@ export async function tryTool(tool: Tool, args: readonly string[], input?: strin
       ...(input === undefined ? { stdin: 'ignore' } : { input }),
     });
     if (result.exitCode === undefined) {
-      const why = result.timedOut ? `did not end within ${COMMAND_TIMEOUT_MS} ms` : 'cannot be run; is it installed?';
-      throw fail('FENCE_FAILED', { detail: `${tool} ${why}`, tool }, { cause: result });
+      throw notRun(tool, result.timedOut, result);
     }
     if (result.exitCode !== EXIT_LOCKED || attempt === ATTEMPTS_MAX || !tool.includes('tables')) {
       return { exitCode: result.exitCode, stdout: result.stdout, stderr: result.stderr };
     }
     await delay(ATTEMPT_PAUSE_MS * attempt);
   }
+}
+
+function notRun(tool: Tool, timedOut: boolean, cause: unknown): Error {
+  if (timedOut) {
+    const detail = `${tool} did not end within ${COMMAND_TIMEOUT_MS} ms`;
+    return fail('FENCE_FAILED', { detail, tool }, { cause });
+  }
+  const name = PACKAGES[tool] ?? 'iptables';
+  const hint = `install the package ${name}, for example with \`apt-get install ${name}\``;
+  return fail('FENCE_FAILED', { detail: `${tool} cannot be run; is it installed?`, hint, tool }, { cause });
 }
 
 /** The output of a tool that must succeed. */

@@ -1,38 +1,35 @@
+import type { ApprovalLifetime, HeldRequest } from '../core/approval.ts';
 import { fail, messageOf } from '../core/errors.ts';
+import { FENCE_SETS } from '../core/fence-names.ts';
 import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import { openIpset } from '../kernel/ipset.ts';
 import type { Ipset, IpsetEntry } from '../kernel/ipset.ts';
 import { NEVER_RANGES } from '../policy/egress.ts';
 import type { NeverRange } from '../policy/egress.ts';
-import { overlaps } from '../profile/ipv4.ts';
-import { runTool, tryTool } from './command.ts';
-import { engineNetworks, hostNetworks, poolConflicts } from './host-networks.ts';
+import { applyShape, removeShape, removeStrayShapes, shapeFindings } from './bandwidth.ts';
+import type { Shape } from './bandwidth.ts';
+import { BaseRules } from './base-rules.ts';
+import { cutConnections, forgetConnections } from './connections.ts';
+import { changeGrant, openGrant, profileEntries } from './grant.ts';
+import { engineNetworks, hostDevices, hostNetworks } from './host-networks.ts';
 import type { HostNetwork } from './host-networks.ts';
-import { AddressPool, parseNetwork, runIdOf } from './pool.ts';
-import { applyRouting, checkRouting, removeRouting } from './routing.ts';
-import { baseRules, FENCE_MARKS, RULE_PIECES } from './rules.ts';
-import type { FenceMarks, RulePiece } from './rules.ts';
-import {
-  checkSets,
-  destroySets,
-  knownEntries,
-  makeSets,
-  openGrant,
-  purgeAddress,
-  readCounters,
-  silence,
-  writtenEntries,
-} from './sets.ts';
+import { AddressPool, runIdOf } from './pool.ts';
+import { refuseApproval, refuseOwnPool, refuseTakenPool } from './refusals.ts';
+import type { RulePiece } from './rules.ts';
+import { FENCE_MARKS } from './rules/words.ts';
+import type { FenceMarks } from './rules/words.ts';
+import { knownEntries, makeSets, purgeAddresses, readCounters, readDestinations, silence } from './sets.ts';
 import { FenceStateFile } from './state-file.ts';
-import { applyTable, assertInstalled, compareTable, detectBackend, removeTable, saveTable } from './tables.ts';
-import type { SavedTable } from './tables.ts';
+import { Batch, Turns } from './turns.ts';
 
 /**
  * The egress fence. The base rules are put in force once and name no run; a run is a lease of four addresses and
  * entries in sets.
  *
  *   lease ──arm──▶ open ──disarm──▶ silent ▶ forgotten by the gate ▶ purged ▶ connections cut ▶ free
+ *                  ▲  │
+ *                  └──┴─ change, approve, deny, shape: one after the other for each run; a change that fails silences
  *
  * Everything that holds a run is in the kernel: the fence may die at any point and find its runs again by their
  * bridges. The state file only remembers leases that have no bridge yet, and where the circle of addresses stands.
@@ -40,7 +37,9 @@ import type { SavedTable } from './tables.ts';
 export type FenceOptions = {
   readonly pool: string;
   readonly gatePort: number;
+  readonly checkPort: number;
   readonly nflogGroup: number;
+  readonly connectionsPerSecondMax?: number;
   readonly marks?: FenceMarks;
   readonly neverRanges?: readonly NeverRange[];
   /** Every subnet of every network of the container engine. */
@@ -57,129 +56,169 @@ export type FenceOptions = {
 export type FenceGate = {
   grant(address: string, names: FenceGrant['names']): Promise<void>;
   revoke(address: string): Promise<void>;
+  /** Resolves when nothing that only the former names opened is open any more, in the sets and in the checker. */
+  change(address: string, names: FenceGrant['names']): Promise<void>;
+  /** null: denied. */
+  decide(
+    address: string,
+    request: HeldRequest & { readonly kind: 'name' },
+    lifetime: ApprovalLifetime | null,
+  ): Promise<void>;
 };
+
+const CONNECTIONS_PER_SECOND_MAX = 200;
+/** The longest time-out that the kernel keeps exactly for an entry. */
+const TIMEOUT_SECONDS_MAX = 2_147_483;
 
 export function createFence(options: FenceOptions): Fence {
   return new HostFence(options);
 }
 
+type HeldRun = {
+  /** null until it is armed, also for a run of an earlier process. */
+  readonly grant: FenceGrant | null;
+  /** True when the sets hold for the profile of this run what its grant says, and nothing else. */
+  readonly entriesKnown: boolean;
+};
+
 class HostFence implements Fence {
   readonly #options: FenceOptions;
+  readonly #marks: FenceMarks;
   readonly #pool: AddressPool;
-  readonly #rules: ReturnType<typeof baseRules>;
-  readonly #routing: { readonly pool: string; readonly marks: FenceMarks };
+  readonly #rules: BaseRules;
   readonly #state: FenceStateFile;
+  readonly #turns = new Turns();
+  readonly #purges = new Batch<FenceLease>((leases) => this.#purge(leases));
+  readonly #runs = new Map<string, HeldRun>();
+  readonly #shapes = new Map<string, Shape>();
   #ipset: Ipset | null = null;
-  #installed: readonly SavedTable[] | null = null;
-  #backend: string | null = null;
   #engineNetworks: readonly HostNetwork[] = [];
-  /** What was written for each run that this process leased; runs of an earlier process are not in it. */
-  readonly #written = new Map<string, IpsetEntry[]>();
 
   constructor(options: FenceOptions) {
-    const marks = options.marks ?? FENCE_MARKS;
     this.#options = options;
+    this.#marks = options.marks ?? FENCE_MARKS;
     this.#pool = new AddressPool(options.pool);
-    this.#routing = { pool: options.pool, marks };
-    this.#rules = baseRules({ ...options, marks }, options.pieces ?? RULE_PIECES);
     this.#state = new FenceStateFile(options.stateDirectory);
     this.#pool.restore(this.#state.read().pool);
+    const connectionsPerSecondMax = options.connectionsPerSecondMax ?? CONNECTIONS_PER_SECOND_MAX;
+    this.#rules = new BaseRules({ ...options, marks: this.#marks, connectionsPerSecondMax }, options.pieces);
   }
 
   async install(): Promise<void> {
     await this.#readEngineNetworks();
-    this.#refuseTakenPool();
-    this.#backend = await backendOfBoth();
-    await runTool('conntrack', ['--version']);
+    refuseTakenPool(this.#pool, [...hostNetworks(), ...this.#engineNetworks]);
+    await this.#rules.prepare();
     await makeSets(this.#options.neverRanges ?? NEVER_RANGES);
-    const srcValidMarkBefore = await applyRouting(this.#routing);
+    const { bridges } = knownEntries(this.#sets());
+    const srcValidMarkBefore = await this.#rules.install(bridges);
     if (srcValidMarkBefore !== null) this.#state.rememberSysctl(srcValidMarkBefore);
-    const installed: SavedTable[] = [];
-    for (const table of this.#rules) {
-      const saved = await applyTable(table);
-      assertInstalled(table, saved);
-      installed.push(saved);
-    }
-    this.#installed = installed;
+    for (const shape of this.#shapes.values()) if (hostDevices().has(shape.bridge)) await applyShape(shape);
     this.#adoptRuns();
     this.#remember();
   }
 
   async verify(): ReturnType<Fence['verify']> {
-    const installed = this.#installed;
-    if (installed === null) return { kind: 'broken', findings: ['the base rules have not been put in force'] };
-    const tables = this.#rules.map(async (rules, index) => {
-      const saved = await saveTable(rules.family, rules.table);
-      const before = installed[index];
-      return before === undefined ? [] : compareTable(rules, saved, before);
-    });
-    const backend = backendOfBoth().then((now) =>
-      now === this.#backend ? [] : [`iptables: the backend was ${this.#backend ?? ''} and is ${now}`],
-    );
-    const found = await Promise.all([...tables, checkRouting(this.#routing), checkSets(), backend]);
-    const findings = found.flat();
+    const [rules, shapes] = await Promise.all([this.#rules.findings(), shapeFindings([...this.#shapes.values()])]);
+    const findings = [...rules, ...shapes];
     return findings.length === 0 ? { kind: 'in-force' } : { kind: 'broken', findings };
   }
 
   lease(runId: string): FenceLease {
     const isNew = this.#pool.lease(runId) === null;
     const lease = this.#pool.take(runId, [...hostNetworks(), ...this.#engineNetworks]);
-    if (isNew) this.#written.set(runId, []);
+    if (isNew && hostDevices().has(lease.bridge)) {
+      this.#pool.free(runId);
+      throw fail('FENCE_FAILED', { detail: `the host has a device ${lease.bridge} already`, bridge: lease.bridge });
+    }
+    if (isNew) this.#runs.set(runId, { grant: null, entriesKnown: true });
     this.#remember();
     return lease;
   }
 
-  async arm(grant: FenceGrant): Promise<void> {
-    const held = this.#pool.lease(grant.lease.runId);
-    if (held?.address !== grant.lease.address) {
-      throw fail('FENCE_FAILED', {
-        detail: `run ${grant.lease.runId} does not hold the address ${grant.lease.address}`,
-      });
-    }
-    this.#refuseOwnPool(grant);
-    this.#written.get(held.runId)?.push(...writtenEntries({ ...grant, lease: held }));
-    await this.#options.gate.grant(held.address, grant.names);
-    await openGrant({ ...grant, lease: held }, this.#sets());
+  arm(given: FenceGrant): Promise<void> {
+    return this.#turns.take(given.lease.runId, async () => {
+      const grant = this.#held(given);
+      const { runId, address } = grant.lease;
+      const before = this.#runs.get(runId);
+      // Armed twice with different addresses, a run has what both opened.
+      this.#runs.set(runId, { grant, entriesKnown: before?.entriesKnown === true && before.grant === null });
+      await this.#options.gate.grant(address, grant.names);
+      await openGrant(grant, this.#sets());
+    });
   }
 
-  // The port is asynchronous because other fences may have to ask; the kernel answers this one at once.
+  shape(given: FenceGrant): Promise<void> {
+    return this.#turns.take(given.lease.runId, () => this.#shape(this.#held(given)));
+  }
+
+  change(given: FenceGrant): Promise<void> {
+    return this.#turns.take(given.lease.runId, async () => {
+      const grant = this.#held(given);
+      const { runId, address } = grant.lease;
+      const before = this.#runs.get(runId)?.grant ?? null;
+      this.#runs.set(runId, { grant, entriesKnown: false });
+      try {
+        await changeGrant(grant, this.#sets());
+        await this.#options.gate.change(address, grant.names);
+        if (this.#shapes.has(runId) || hostDevices().has(grant.lease.bridge)) await this.#shape(grant);
+        await cutConnections({ before, after: grant, marks: this.#marks }, this.#sets());
+      } catch (error) {
+        silence(grant.lease, this.#sets());
+        const detail = `the grant of run ${runId} could not be changed, and the run is silenced: ${messageOf(error)}`;
+        throw fail('FENCE_FAILED', { detail, runId }, { cause: error });
+      }
+      this.#runs.set(runId, { grant, entriesKnown: true });
+    });
+  }
+
+  approve(runId: string, request: HeldRequest, lifetime: ApprovalLifetime): Promise<void> {
+    return this.#turns.take(runId, async () => {
+      const { address } = this.#leaseOf(runId);
+      if (request.kind === 'name') return await this.#options.gate.decide(address, request, lifetime);
+      const never = this.#options.neverRanges ?? NEVER_RANGES;
+      refuseApproval(request, { never, pool: this.#pool, grant: this.#runs.get(runId)?.grant ?? null });
+      const entry = decidedEntry(address, request);
+      const seconds = Math.max(1, Math.ceil(lifetime.forMs / 1_000));
+      this.#sets().remove(FENCE_SETS.refused, entry);
+      this.#sets().add(FENCE_SETS.approved, entry, { timeoutSeconds: Math.min(seconds, TIMEOUT_SECONDS_MAX) });
+    });
+  }
+
+  deny(runId: string, request: HeldRequest): Promise<void> {
+    return this.#turns.take(runId, async () => {
+      const { address } = this.#leaseOf(runId);
+      if (request.kind === 'name') return await this.#options.gate.decide(address, request, null);
+      const entry = decidedEntry(address, request);
+      this.#sets().remove(FENCE_SETS.approved, entry);
+      this.#sets().add(FENCE_SETS.refused, entry);
+    });
+  }
+
+  // These two are asynchronous because other fences may have to ask; the kernel answers this one at once.
   async counters(runId: string): ReturnType<Fence['counters']> {
-    const lease = this.#pool.lease(runId);
-    if (lease === null)
-      throw fail('FENCE_FAILED', { detail: `run ${runId} holds no network, so nothing counts its bytes` });
-    return readCounters(lease.address, this.#sets());
+    return readCounters(this.#leaseOf(runId).address, this.#sets());
+  }
+
+  async destinations(runId: string): ReturnType<Fence['destinations']> {
+    return readDestinations(this.#leaseOf(runId).address, this.#sets());
   }
 
   async disarm(runId: string): Promise<void> {
-    const lease = this.#pool.lease(runId);
-    if (lease === null) return;
-    silence(lease, this.#sets());
-    // The gate first, or a question that is still waiting could open an address after the purge.
-    await this.#options.gate.revoke(lease.address);
-    purgeAddress(lease.address, this.#sets(), this.#written.get(runId) ?? null);
-    await forgetConnections(lease.address);
-    this.#pool.free(runId);
-    this.#written.delete(runId);
-    this.#remember();
+    await this.#end(runId);
     await this.#readEngineNetworks();
   }
 
   async collectGarbage(runIdsToKeep: ReadonlySet<string>): Promise<readonly string[]> {
     this.#adoptRuns();
-    const removed: string[] = [];
-    for (const { runId } of this.#pool.leases()) {
-      if (runIdsToKeep.has(runId)) continue;
-      await this.disarm(runId);
-      removed.push(runId);
-    }
+    const ended = this.#pool.leases().filter(({ runId }) => !runIdsToKeep.has(runId));
+    await Promise.all(ended.map(({ runId }) => this.#end(runId)));
     const held = new Set(this.#pool.leases().map(({ address }) => address));
-    for (const address of knownEntries(this.#sets()).addresses) {
-      if (held.has(address)) continue;
-      await this.#options.gate.revoke(address);
-      purgeAddress(address, this.#sets(), null);
-      await forgetConnections(address);
-    }
-    return removed;
+    const nobodys = new Set([...knownEntries(this.#sets()).addresses].filter((address) => !held.has(address)));
+    await Promise.all([...nobodys].map((address) => this.#options.gate.revoke(address)));
+    await purgeAddresses(nobodys, this.#sets(), null);
+    await forgetConnections(nobodys);
+    await removeStrayShapes(new Set(this.#pool.leases().map(({ runId }) => runId)));
+    return ended.map(({ runId }) => runId);
   }
 
   async uninstall(): Promise<void> {
@@ -190,13 +229,26 @@ class HostFence implements Fence {
         hint: 'end the runs first, then `ringfence gc`',
       });
     }
-    for (const table of [...this.#rules].toReversed()) await removeTable(table);
-    await removeRouting(this.#routing, this.#state.read().srcValidMarkBefore);
-    await destroySets();
+    await this.#rules.uninstall(this.#state.read().srcValidMarkBefore);
     this.#ipset?.close();
     this.#ipset = null;
-    this.#installed = null;
     this.#state.remove();
+  }
+
+  async #end(runId: string): Promise<void> {
+    const now = this.#pool.lease(runId);
+    // At once, whatever else is under way for the run.
+    if (now !== null) silence(now, this.#sets());
+    await this.#turns.take(runId, async () => {
+      const lease = this.#pool.lease(runId);
+      if (lease === null) return;
+      silence(lease, this.#sets());
+      // The gate first, or a question that is still waiting could open an address after the purge.
+      await this.#options.gate.revoke(lease.address);
+      await this.#purges.add(lease);
+      await removeShape(lease.bridge);
+      this.#forget(runId);
+    });
   }
 
   /** The socket belongs to the network namespace of this process and is opened when it is first needed. */
@@ -205,26 +257,50 @@ class HostFence implements Fence {
     return this.#ipset;
   }
 
-  #refuseTakenPool(): void {
-    const conflicts = poolConflicts(this.#pool.network, [...hostNetworks(), ...this.#engineNetworks]);
-    if (conflicts.length === 0) return;
-    throw fail('FENCE_FAILED', {
-      detail: `the pool ${this.#pool.text} overlaps ${conflicts.join(', ')}, which this host uses`,
-      hint: 'give `fence.pool` in the configuration of the daemon a private network that nothing else uses',
-      conflicts,
-    });
+  #leaseOf(runId: string): FenceLease {
+    const lease = this.#pool.lease(runId);
+    if (lease === null) throw fail('FENCE_FAILED', { detail: `run ${runId} holds no network`, runId });
+    return lease;
   }
 
-  #refuseOwnPool(grant: FenceGrant): void {
-    const inside = grant.addresses.find(({ network, prefixLength }) => {
-      const parsed = parseNetwork(`${network}/${prefixLength}`);
-      return parsed === null || overlaps(parsed, this.#pool.network);
+  /** The grant with the lease as the pool has it. */
+  #held(grant: FenceGrant): FenceGrant {
+    const { runId, address } = grant.lease;
+    const held = this.#pool.lease(runId);
+    if (held?.address !== address) {
+      throw fail('FENCE_FAILED', { detail: `run ${runId} does not hold the address ${address}` });
+    }
+    refuseOwnPool(this.#pool, grant);
+    return { ...grant, lease: held };
+  }
+
+  async #shape({ lease, bandwidthBitsPerSecond: bitsPerSecond }: FenceGrant): Promise<void> {
+    const { runId, bridge } = lease;
+    if (bitsPerSecond === null) {
+      this.#shapes.delete(runId);
+      return await removeShape(bridge);
+    }
+    await applyShape({ bridge, bitsPerSecond });
+    this.#shapes.set(runId, { bridge, bitsPerSecond });
+  }
+
+  async #purge(leases: readonly FenceLease[]): Promise<void> {
+    const addresses = new Set(leases.map(({ address }) => address));
+    const known = leases.map(({ runId }) => this.#runs.get(runId));
+    const entries = known.flatMap((run) => {
+      const grant = run?.grant ?? null;
+      return grant === null ? [] : profileEntries(grant);
     });
-    if (inside === undefined) return;
-    throw fail('FENCE_FAILED', {
-      detail: `${inside.network}/${inside.prefixLength} reaches into ${this.#pool.text}, where the other runs are`,
-      hint: 'narrow the address in `egress.allow`, or give the fence another pool',
-    });
+    const allKnown = known.every((run) => run?.entriesKnown === true);
+    await purgeAddresses(addresses, this.#sets(), allKnown ? entries : null);
+    await forgetConnections(addresses);
+  }
+
+  #forget(runId: string): void {
+    this.#pool.free(runId);
+    this.#runs.delete(runId);
+    this.#shapes.delete(runId);
+    this.#remember();
   }
 
   async #readEngineNetworks(): Promise<void> {
@@ -249,20 +325,8 @@ class HostFence implements Fence {
   }
 }
 
-async function backendOfBoth(): Promise<string> {
-  const [four, six] = await Promise.all([detectBackend(4), detectBackend(6)]);
-  return four === six ? four : `${four} and ${six}`;
-}
-
-/** Open connections outlive the entry that allowed them; without their record the next packet is judged anew. */
-async function forgetConnections(address: string): Promise<void> {
-  for (const side of ['-s', '-d']) {
-    const result = await tryTool('conntrack', ['-D', '-f', 'ipv4', side, address]);
-    const none = result.exitCode === 1 && result.stderr.includes('0 flow entries');
-    if (result.exitCode !== 0 && !none) {
-      throw fail('FENCE_FAILED', {
-        detail: `conntrack did not forget the connections of ${address}: ${result.stderr.trim().split('\n')[0] ?? ''}`,
-      });
-    }
-  }
+/** A person decides about one address, never about a network. */
+function decidedEntry(source: string, request: HeldRequest & { readonly kind: 'address' }): IpsetEntry {
+  const { address: destination, port, protocol } = request;
+  return { kind: 'ip,port,ip', source, port, protocol, destination };
 }

@@ -37,6 +37,12 @@ export function parseRoutes(text: string): HostNetwork[] {
   return networks;
 }
 
+/** Names of all devices, up or down. Not from /sys, which shows the namespace in which it was mounted. */
+export function hostDevices(): ReadonlySet<string> {
+  const lines = readFileSync('/proc/self/net/dev', 'utf8').split('\n').slice(2);
+  return new Set(lines.map((line) => line.split(':')[0]?.trim() ?? '').filter((name) => name !== ''));
+}
+
 function swapped(hex: string): number {
   return Buffer.from(hex.padStart(8, '0'), 'hex').readUInt32LE(0);
 }

@@ -1,6 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
+import { contains, parseIpv4 } from '../profile/ipv4.ts';
 import { runTool, tryTool } from './command.ts';
-import type { FenceMarks } from './rules.ts';
+import { parseNetwork } from './pool.ts';
+import type { FenceMarks } from './rules/words.ts';
 
 /**
  * The dead man's switch: a packet from the pool without a mark has no route. It holds when somebody flushes every
@@ -11,6 +13,7 @@ const PREFERENCE_LOCAL = 212;
 const PREFERENCE_PROHIBIT = 213;
 const SRC_VALID_MARK = '/proc/sys/net/ipv4/conf/all/src_valid_mark';
 
+/** `pool` and `marks` as the base rules have them. */
 export type Routing = { readonly pool: string; readonly marks: FenceMarks };
 
 /** Rules as `ip rule show` prints them; how it prints a mark of zero depends on its version. */
@@ -31,8 +34,11 @@ function expectedRules({
   ];
 }
 
+/** Whose packets the rules of another pool still have to stop. */
+type Network = { readonly network: string };
+
 /** The value of the sysctl before it was changed, or null when it was right already. */
-export async function applyRouting(routing: Routing): Promise<string | null> {
+export async function applyRouting(routing: Routing, runs: readonly Network[]): Promise<string | null> {
   const before = readFileSync(SRC_VALID_MARK, 'utf8').trim();
   // With it the reverse-path check of a reply looks at its mark, and does not end at the prohibit route.
   if (before !== '1') writeFileSync(SRC_VALID_MARK, '1');
@@ -41,7 +47,25 @@ export async function applyRouting(routing: Routing): Promise<string | null> {
   for (const rule of expectedRules(routing)) {
     if (!present.includes(rule.shown)) await runTool('ip', ['-4', 'rule', 'add', ...rule.args]);
   }
+  await removeStale(routing, { present, runs });
   return before === '1' ? null : before;
+}
+
+/** Rules of ours for an earlier pool, once no run of it is left, or for other marks. */
+async function removeStale(
+  routing: Routing,
+  { present, runs }: { readonly present: readonly string[]; readonly runs: readonly Network[] },
+): Promise<void> {
+  const expected = expectedRules(routing).map(({ shown }) => shown);
+  for (const shown of present) {
+    const match = /^(212|213): from (\S+) (iif lo lookup main|fwmark (\S+) lookup 21300)$/.exec(shown);
+    if (match === null || expected.includes(shown)) continue;
+    const [, preference = '', pool = '', rest = ''] = match;
+    const network = parseNetwork(pool);
+    const inUse = runs.some(({ network: of }) => network !== null && contains(network, parseIpv4(of) ?? -1));
+    if (pool !== routing.pool && inUse) continue;
+    await runTool('ip', ['-4', 'rule', 'del', 'from', pool, ...rest.split(' '), 'priority', preference]);
+  }
 }
 
 export async function checkRouting(routing: Routing): Promise<string[]> {

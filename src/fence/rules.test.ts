@@ -1,8 +1,17 @@
 import { expect, test } from 'vitest';
 import { FENCE_SETS } from '../core/fence-names.ts';
-import { baseRules, FENCE_MARKS, RULE_PIECES, setDeclarations } from './rules.ts';
+import { setDeclarations } from './declarations.ts';
+import { baseRules, RULE_PIECES } from './rules.ts';
+import { FENCE_MARKS } from './rules/words.ts';
 
-const OPTIONS = { pool: '10.213.0.0/16', gatePort: 5365, nflogGroup: 86, marks: FENCE_MARKS };
+const OPTIONS = {
+  pool: '10.213.0.0/16',
+  gatePort: 5365,
+  checkPort: 5366,
+  nflogGroup: 86,
+  marks: FENCE_MARKS,
+  connectionsPerSecondMax: 200,
+};
 const ALL = baseRules(OPTIONS);
 const lines = ALL.flatMap(({ chains, jumps }) => [
   ...chains.flatMap(({ name, rules }) => rules.map((rule) => ({ chain: name, rule }))),
@@ -13,6 +22,7 @@ test('denies first: the tables come in the order in which they protect', () => {
   expect(ALL.map(({ family, table }) => `${table}${family}`)).toEqual([
     'raw4',
     'mangle4',
+    'security4',
     'nat4',
     'filter4',
     'raw6',
@@ -47,11 +57,11 @@ test('ends what it denies: goto, so that no packet is judged and reported twice'
 
 test('reports each denied packet at once, to the configured group, and never without a limit', () => {
   const feeds = lines.filter(({ rule }) => rule.includes('NFLOG'));
-  expect(feeds.length).toBe(6);
+  expect(feeds.length).toBe(11);
   for (const { rule } of feeds) {
     expect(rule).toContain('--nflog-group 86 --nflog-size 96 --nflog-threshold 1');
     expect(rule).toMatch(/-m (limit|hashlimit) /);
-    expect(rule).toMatch(/--nflog-prefix "rf:(deny|never|spoof|budget|host)"/);
+    expect(rule).toMatch(/--nflog-prefix "rf:(deny|never|spoof|budget|ingress|conns|rate|ask|host)"/);
   }
 });
 

@@ -1,41 +1,69 @@
 import { assertNever } from '../core/assert.ts';
-import { FENCE_BUDGET_BASE, FENCE_SETS } from '../core/fence-names.ts';
+import { FENCE_SETS } from '../core/fence-names.ts';
 import { fail } from '../core/errors.ts';
-import type { FenceCounters, FenceGrant, FenceLease } from '../core/ports/fence.ts';
+import type { FenceCounters, FenceDestination, FenceLease } from '../core/ports/fence.ts';
+import { DESTINATIONS_MAX } from '../core/ports/fence.ts';
 import type { Ipset, IpsetEntry } from '../kernel/ipset.ts';
 import type { NeverRange } from '../policy/egress.ts';
 import { runTool, tryTool } from './command.ts';
-import { setDeclarations } from './rules.ts';
+import { setDeclarations } from './declarations.ts';
 
-/** What the sets hold for each run: made in one batch before the container exists, taken away in one go after it. */
-const COUNTER_SETS = [FENCE_SETS.egress, FENCE_SETS.ingress, FENCE_SETS.denied] as const;
+/** The sets themselves, and what they hold for whom. What a grant puts into them is in `grant.ts`. */
 const NEVER_NEXT = `${FENCE_SETS.never}-next`;
 
 /** Makes the sets where they are missing; entries of runs stay. The never-ranges are swapped, so they are never empty. */
 export async function makeSets(neverRanges: readonly NeverRange[]): Promise<void> {
-  const lines = [
+  await refuseForeignSets();
+  await restore([
     ...setDeclarations(),
     `create ${NEVER_NEXT} hash:net family inet maxelem 1024`,
     `flush ${NEVER_NEXT}`,
     ...neverRanges.map(({ cidr }) => `add ${NEVER_NEXT} ${cidr}`),
     `swap ${NEVER_NEXT} ${FENCE_SETS.never}`,
     `destroy ${NEVER_NEXT}`,
-  ];
-  await restore(lines);
+  ]);
+}
+
+async function refuseForeignSets(): Promise<void> {
+  const kinds = await setKinds();
+  for (const { name, kind } of declared()) {
+    const found = kinds.get(name);
+    if (found === undefined || found === kind) continue;
+    throw fail('FENCE_FAILED', {
+      detail: `a set ${name} of the kind ${found} is on this host, and it is not the fence’s (${kind})`,
+      hint: `find out what uses it with \`ipset list ${name}\`, then rename or destroy it`,
+    });
+  }
 }
 
 export async function destroySets(): Promise<void> {
   // One by one: a set in use would otherwise keep all of them.
-  for (const set of Object.values(FENCE_SETS)) {
-    const result = await tryTool('ipset', ['destroy', set]);
+  for (const { name } of declared()) {
+    const result = await tryTool('ipset', ['destroy', name]);
     if (result.exitCode !== 0 && !result.stderr.includes('does not exist')) {
-      throw fail('FENCE_FAILED', { detail: `the set ${set} cannot be removed: ${result.stderr.trim()}` });
+      throw fail('FENCE_FAILED', { detail: `the set ${name} cannot be removed: ${result.stderr.trim()}` });
     }
   }
 }
 
 /** Which of our sets are missing or of another kind. */
 export async function checkSets(): Promise<string[]> {
+  const kinds = await setKinds();
+  return declared().flatMap(({ name, kind }) => {
+    const found = kinds.get(name);
+    if (found === undefined) return [`ipset: the set ${name} is gone`];
+    return found === kind ? [] : [`ipset: the set ${name} is of the kind ${found}, not ${kind}`];
+  });
+}
+
+function declared(): { readonly name: string; readonly kind: string }[] {
+  return setDeclarations().map((declaration) => {
+    const [, name = '', kind = ''] = declaration.split(' ');
+    return { name, kind };
+  });
+}
+
+async function setKinds(): Promise<ReadonlyMap<string, string>> {
   const text = await runTool('ipset', ['list', '-terse']);
   const kinds = new Map<string, string>();
   for (const block of text.split('\n\n')) {
@@ -43,68 +71,10 @@ export async function checkSets(): Promise<string[]> {
     const kind = /^Type: (.*)$/m.exec(block)?.[1];
     if (name !== undefined && kind !== undefined) kinds.set(name, kind);
   }
-  const findings: string[] = [];
-  for (const declaration of setDeclarations()) {
-    const [, name = '', kind = ''] = declaration.split(' ');
-    const found = kinds.get(name);
-    if (found === undefined) findings.push(`ipset: the set ${name} is gone`);
-    else if (found !== kind) findings.push(`ipset: the set ${name} is of the kind ${found}, not ${kind}`);
-  }
-  return findings;
+  return kinds;
 }
 
-/** Opens what a grant says, the bridge last: until then the run is silent. Counters that exist go on counting. */
-export async function openGrant(grant: FenceGrant, ipset: Ipset): Promise<void> {
-  const { address } = grant.lease;
-  const lines: string[] = [];
-  for (const set of COUNTER_SETS) if (!ipset.counters(set).has(address)) lines.push(`add ${set} ${address}`);
-  // A run that is armed again after a restart of the daemon must not get its budget a second time.
-  if (grant.egressBytesMax !== null && !ipset.counters(FENCE_SETS.budget).has(address)) {
-    const start = FENCE_BUDGET_BASE - BigInt(grant.egressBytesMax);
-    lines.push(`add ${FENCE_SETS.budget} ${address} packets 0 bytes ${start}`);
-  }
-  for (const entry of writtenEntries(grant)) {
-    if (entry.kind !== 'ip,port,net') continue;
-    const where = `${entry.source},${entry.protocol}:${entry.port},${entry.network}/${entry.prefixLength}`;
-    lines.push(`add ${FENCE_SETS.written} ${where}`);
-  }
-  lines.push(`add ${FENCE_SETS.bridge} ${grant.lease.subnet},${grant.lease.bridge}`);
-  await restore(lines);
-  readBack(grant, ipset);
-}
-
-function readBack(grant: FenceGrant, ipset: Ipset): void {
-  const { address } = grant.lease;
-  const missing: string[] = [];
-  for (const entry of writtenEntries(grant)) {
-    if (!ipset.test(FENCE_SETS.written, entry)) missing.push(FENCE_SETS.written);
-  }
-  for (const set of COUNTER_SETS) if (!ipset.counters(set).has(address)) missing.push(set);
-  if ((grant.egressBytesMax !== null) !== ipset.counters(FENCE_SETS.budget).has(address))
-    missing.push(FENCE_SETS.budget);
-  if (!ipset.test(FENCE_SETS.bridge, bridgeEntry(grant.lease))) missing.push(FENCE_SETS.bridge);
-  if (missing.length === 0) return;
-  throw fail('FENCE_FAILED', {
-    detail: `the grant read back from ${missing[0] ?? ''} is not the grant given`,
-    address,
-    missing,
-  });
-}
-
-export function writtenEntries(grant: FenceGrant): IpsetEntry[] {
-  return grant.addresses.flatMap(({ network, prefixLength, ports }) =>
-    ports.map(({ port, protocol }): IpsetEntry => ({
-      kind: 'ip,port,net',
-      source: grant.lease.address,
-      port,
-      protocol,
-      network,
-      prefixLength,
-    })),
-  );
-}
-
-function bridgeEntry(lease: FenceLease): IpsetEntry {
+export function bridgeEntry(lease: FenceLease): IpsetEntry {
   const network = lease.subnet.replace(/\/.*$/, '');
   return { kind: 'net,iface', network, prefixLength: 30, device: lease.bridge };
 }
@@ -115,16 +85,25 @@ export function silence(lease: FenceLease, ipset: Ipset): void {
 }
 
 /**
- * Everything that any set holds for one address, so that the next run on it inherits nothing. `written` are all the
- * entries that were ever made for the run, when that is known: with hundreds of runs, reading the whole set to find
- * them takes longer than everything else.
+ * Everything that any set holds for these addresses, so that the next run on one inherits nothing. Each set is read
+ * once, however many addresses there are, and what is found goes in one batch. `written` is everything that the
+ * profiles of these runs opened or asked about, when that is known: with hundreds of runs those two sets are long.
  */
-export function purgeAddress(address: string, ipset: Ipset, written: readonly IpsetEntry[] | null): void {
-  for (const entry of written ?? []) ipset.remove(FENCE_SETS.written, entry);
-  for (const set of Object.values(FENCE_SETS)) {
-    if (set === FENCE_SETS.never || (set === FENCE_SETS.written && written !== null)) continue;
-    for (const { entry } of ipset.list(set)) if (sourceOf(entry) === address) ipset.remove(set, entry);
+export async function purgeAddresses(
+  addresses: ReadonlySet<string>,
+  ipset: Ipset,
+  written: readonly { readonly set: string; readonly entry: IpsetEntry }[] | null,
+): Promise<void> {
+  if (addresses.size === 0) return;
+  const lines = (written ?? []).map(({ set, entry }) => `del ${set} ${entryText(entry)}`);
+  for (const set of RUN_SETS) {
+    if (written !== null && PROFILE_SETS.includes(set)) continue;
+    for (const { entry } of ipset.list(set)) {
+      const source = sourceOf(entry);
+      if (source !== null && addresses.has(source)) lines.push(`del ${set} ${entryText(entry)}`);
+    }
   }
+  if (lines.length > 0) await restore(lines);
 }
 
 /** Addresses of runs that any set still speaks of, and the bridges with their networks. */
@@ -134,8 +113,7 @@ export function knownEntries(ipset: Ipset): {
 } {
   const addresses = new Set<string>();
   const bridges: { device: string; network: string; prefixLength: number }[] = [];
-  for (const set of Object.values(FENCE_SETS)) {
-    if (set === FENCE_SETS.never) continue;
+  for (const set of RUN_SETS) {
     for (const { entry } of ipset.list(set)) {
       const source = sourceOf(entry);
       if (source !== null) addresses.add(source);
@@ -145,7 +123,10 @@ export function knownEntries(ipset: Ipset): {
   return { addresses, bridges };
 }
 
-function sourceOf(entry: IpsetEntry): string | null {
+const PROFILE_SETS: readonly string[] = [FENCE_SETS.written, FENCE_SETS.ask];
+const RUN_SETS = Object.values(FENCE_SETS).filter((set) => set !== FENCE_SETS.never);
+
+export function sourceOf(entry: IpsetEntry): string | null {
   switch (entry.kind) {
     case 'ip':
       return entry.address;
@@ -154,6 +135,22 @@ function sourceOf(entry: IpsetEntry): string | null {
       return entry.source;
     case 'net,iface':
       return null;
+    default:
+      return assertNever(entry);
+  }
+}
+
+/** An entry as `ipset restore` takes it. */
+export function entryText(entry: IpsetEntry): string {
+  switch (entry.kind) {
+    case 'ip':
+      return entry.address;
+    case 'ip,port,ip':
+      return `${entry.source},${entry.protocol}:${entry.port},${entry.destination}`;
+    case 'ip,port,net':
+      return `${entry.source},${entry.protocol}:${entry.port},${entry.network}/${entry.prefixLength}`;
+    case 'net,iface':
+      return `${entry.network}/${entry.prefixLength},${entry.device}`;
     default:
       return assertNever(entry);
   }
@@ -170,6 +167,15 @@ export function readCounters(address: string, ipset: Ipset): FenceCounters {
   };
 }
 
-async function restore(lines: readonly string[]): Promise<void> {
+export function readDestinations(address: string, ipset: Ipset): FenceDestination[] {
+  const found = ipset.list(FENCE_SETS.flows).flatMap(({ entry, bytes, packets }): FenceDestination[] => {
+    if (entry.kind !== 'ip,port,ip' || entry.source !== address) return [];
+    const { destination, port, protocol } = entry;
+    return [{ address: destination, port, protocol, egressBytes: Number(bytes ?? 0n), packets: Number(packets ?? 0n) }];
+  });
+  return found.toSorted((one, other) => other.egressBytes - one.egressBytes).slice(0, DESTINATIONS_MAX);
+}
+
+export async function restore(lines: readonly string[]): Promise<void> {
   await runTool('ipset', ['-exist', 'restore'], `${lines.join('\n')}\n`);
 }

@@ -1,7 +1,7 @@
 import { fail } from '../core/errors.ts';
 import { runTool, tryTool } from './command.ts';
 import type { Tool } from './command.ts';
-import type { Table, TableRules } from './rules.ts';
+import type { Table, TableRules } from './rules/words.ts';
 
 /**
  * Putting tables of rules in force and reading them back. A batch of iptables-restore is atomic for one table, not for
@@ -22,8 +22,14 @@ export async function detectBackend(family: 4 | 6): Promise<'nf_tables' | 'legac
 }
 
 export async function saveTable(family: 4 | 6, table: Table): Promise<SavedTable> {
-  const text = await runTool(toolOf(family, '-save'), ['-t', table]);
-  return { family, table, lines: text.split('\n').filter((line) => line.startsWith('-A ')) };
+  const saved = await tryTool(toolOf(family, '-save'), ['-t', table]);
+  if (saved.exitCode !== 0) {
+    throw fail('FENCE_FAILED', {
+      detail: `the table ${table} cannot be read: ${saved.stderr.trim().split('\n')[0] ?? ''}`,
+      hint: `load the module with \`modprobe ip${family === 6 ? '6' : ''}table_${table}\``,
+    });
+  }
+  return { family, table, lines: saved.stdout.split('\n').filter((line) => line.startsWith('-A ')) };
 }
 
 export async function applyTable(rules: TableRules): Promise<SavedTable> {

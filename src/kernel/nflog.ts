@@ -25,6 +25,8 @@ export type NflogPacket = {
   readonly packet: PacketFacts | null;
   /** Index of the incoming device, or null for packets that the host itself made. */
   readonly inputDevice: number | null;
+  /** Index of the outgoing device, where the rule is late enough for the route to be known. */
+  readonly outputDevice: number | null;
   /** User of the socket, known only for packets that the host itself made. */
   readonly uid: number | null;
 };
@@ -33,7 +35,7 @@ const PACKETS_PER_READ_MAX = 256;
 const SUBSYSTEM_LOG = 4;
 const MESSAGE = { packet: 0, config: 1 } as const;
 const CONFIG = { command: 1, mode: 2, timeout: 4, threshold: 5, flags: 6 } as const;
-const FIELD = { inputDevice: 4, payload: 9, prefix: 10, uid: 11, sequence: 12 } as const;
+const FIELD = { inputDevice: 4, outputDevice: 5, payload: 9, prefix: 10, uid: 11, sequence: 12 } as const;
 const BIND = 1;
 const COPY_PACKET = 2;
 const FLAG_SEQUENCE = 1;
@@ -123,6 +125,7 @@ function parseLogged(attributes: Buffer): NflogPacket {
   let sequence = 0;
   let packet: PacketFacts | null = null;
   let inputDevice: number | null = null;
+  let outputDevice: number | null = null;
   let uid: number | null = null;
   for (const field of parseAttributes(attributes)) {
     if (field.type === FIELD.prefix) {
@@ -131,7 +134,8 @@ function parseLogged(attributes: Buffer): NflogPacket {
     else if (field.payload.length < 4) continue;
     else if (field.type === FIELD.sequence) sequence = field.payload.readUInt32BE(0);
     else if (field.type === FIELD.inputDevice) inputDevice = field.payload.readUInt32BE(0);
+    else if (field.type === FIELD.outputDevice) outputDevice = field.payload.readUInt32BE(0);
     else if (field.type === FIELD.uid) uid = field.payload.readUInt32BE(0);
   }
-  return { prefix, sequence, packet, inputDevice, uid };
+  return { prefix, sequence, packet, inputDevice, outputDevice, uid };
 }

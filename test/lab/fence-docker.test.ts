@@ -11,14 +11,14 @@ import { openNflog } from '../../src/kernel/nflog.ts';
 import type { Nflog } from '../../src/kernel/nflog.ts';
 import { NEVER_RANGES } from '../../src/policy/egress.ts';
 import { dnsQueriesSeen, docker, lab, mark, packetsTo } from '../support/lab.ts';
+import { grantOf, nameGrant } from '../support/grants.ts';
 import { until } from '../support/until.ts';
 
 /** Real containers on a real engine, with its own rules and its own resolver in the way. Verdicts at the internet. */
 const IMAGE = 'ringfence/agent-shell:local';
 const DOCS = '192.0.2.50';
 const EVIL = '203.0.113.66';
-const HTTPS = [{ port: 443, protocol: 'tcp' }] as const;
-const NAMES = [{ name: 'docs.example.test', wildcard: false, ports: HTTPS, text: 'docs.example.test' }];
+const NAMES = [nameGrant('docs.example.test')];
 const SILENT = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 const CURL = 'curl -sk --max-time 4 -o /dev/null -w "%{http_code} %{errormsg}\\n"';
 const DENIED_MS_MAX = 5_000;
@@ -34,13 +34,21 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'ringfence-fence-'));
   const pool = '10.214.0.0/16';
   gate = createGateClient({
-    config: { port: 5399, pool, upstreams: [{ address: lab.resolver, port: 53 }], neverRanges: NEVER_RANGES },
+    config: {
+      port: 5399,
+      checkPort: 5398,
+      pool,
+      upstreams: [{ address: lab.resolver, port: 53 }],
+      neverRanges: NEVER_RANGES,
+      holdMs: 3_000,
+    },
     wardenPipe: null,
     log: SILENT,
   });
   fence = createFence({
     pool,
     gatePort: 5399,
+    checkPort: 5398,
     nflogGroup: 89,
     listSubnets: () => Promise.resolve([]),
     gate,
@@ -78,7 +86,7 @@ async function makeNetwork(): Promise<FenceLease> {
 }
 
 async function arm(given: FenceLease, grant: Partial<FenceGrant> = {}): Promise<void> {
-  await fence.arm({ lease: given, names: NAMES, addresses: [], egressBytesMax: null, ...grant });
+  await fence.arm(grantOf({ lease: given, names: NAMES, ...grant }));
 }
 
 function place(given: FenceLease): string[] {

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { FenceCounters, FenceDenial } from '../../src/core/ports/fence.ts';
 import type { NflogPacket } from '../../src/kernel/nflog.ts';
+import { addressGrant, nameGrant } from '../support/grants.ts';
 import { until } from '../support/until.ts';
 import { GOOD, makeWorld, METADATA, OTHER, PRIVATE, RESOLVER, UPLINK } from './fence-world.ts';
 import type { Agent, World } from './fence-world.ts';
@@ -8,14 +9,6 @@ import type { Agent, World } from './fence-world.ts';
 let world: World;
 let agent: Agent;
 let neighbour: Agent;
-
-const HTTPS = [{ port: 443, protocol: 'tcp' }] as const;
-const named = (name: string, wildcard = false) => ({
-  name,
-  wildcard,
-  ports: HTTPS,
-  text: wildcard ? `*.${name}` : name,
-});
 
 beforeAll(async () => {
   world = await makeWorld();
@@ -25,17 +18,17 @@ beforeAll(async () => {
   neighbour = await world.addAgent('raaaaaaaaaaa2');
   await world.arm(agent, {
     names: [
-      named('good.test'),
-      named('wild.test', true),
-      named('alias.test'),
-      named('private.test'),
-      named('mixed.test'),
-      named('pool.test'),
-      named('host.test'),
+      nameGrant('good.test'),
+      nameGrant('wild.test', { wildcard: true }),
+      nameGrant('alias.test'),
+      nameGrant('private.test'),
+      nameGrant('mixed.test'),
+      nameGrant('pool.test'),
+      nameGrant('host.test'),
     ],
-    addresses: [{ network: PRIVATE, prefixLength: 32, ports: [{ port: 5432, protocol: 'tcp' }] }],
+    addresses: [addressGrant(PRIVATE, [{ port: 5432, protocol: 'tcp' }])],
   });
-  await world.arm(neighbour, { names: [named('good.test')] });
+  await world.arm(neighbour, { names: [nameGrant('good.test')] });
 });
 afterAll(async () => await world.remove());
 beforeEach(async () => {

@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { HeldRequest } from '../../src/core/approval.ts';
 import type { FenceGrant } from '../../src/core/ports/fence.ts';
 import { RingfenceError } from '../../src/core/errors.ts';
 import { createFence } from '../../src/fence/fence.ts';
@@ -21,6 +22,7 @@ import { NEVER_RANGES } from '../../src/policy/egress.ts';
 export type HostSetup = {
   readonly pool: string;
   readonly gatePort: number;
+  readonly checkPort: number;
   readonly upstreams: readonly { readonly address: string; readonly port: number }[];
   readonly stateDirectory: string | null;
   readonly subnets: readonly string[];
@@ -29,12 +31,15 @@ export type HostSetup = {
 
 export type HostCall =
   | { readonly call: 'install' | 'verify' | 'uninstall' | 'startGate' | 'closeGate' | 'gateHealth' | 'gateStats' }
-  | { readonly call: 'lease' | 'counters' | 'disarm'; readonly runId: string }
-  | { readonly call: 'arm'; readonly grant: FenceGrant }
+  | { readonly call: 'lease' | 'counters' | 'destinations' | 'disarm'; readonly runId: string }
+  | { readonly call: 'arm' | 'change' | 'shape'; readonly grant: FenceGrant }
+  | { readonly call: 'approve'; readonly runId: string; readonly request: HeldRequest; readonly forMs: number }
+  | { readonly call: 'deny'; readonly runId: string; readonly request: HeldRequest }
   | { readonly call: 'collectGarbage'; readonly keep: readonly string[] }
   /** What the feed of packets and the warden's pipe have brought since the last call. */
   | { readonly call: 'packets' | 'denials' };
 
+const HOLD_MS = 1_000;
 const setup = JSON.parse(process.argv[2] ?? '{}') as HostSetup;
 const log = {
   debug: () => undefined,
@@ -46,13 +51,21 @@ const denials: string[] = [];
 const folder = mkdtempSync(join(tmpdir(), 'rft-'));
 const wardenPipe = await pairedPipe();
 const gate = createGateClient({
-  config: { port: setup.gatePort, pool: setup.pool, upstreams: setup.upstreams, neverRanges: NEVER_RANGES },
+  config: {
+    port: setup.gatePort,
+    checkPort: setup.checkPort,
+    pool: setup.pool,
+    upstreams: setup.upstreams,
+    neverRanges: NEVER_RANGES,
+    holdMs: HOLD_MS,
+  },
   wardenPipe,
   log,
 });
 const fence = createFence({
   pool: setup.pool,
   gatePort: setup.gatePort,
+  checkPort: setup.checkPort,
   nflogGroup: 86,
   listSubnets: () => Promise.resolve(setup.subnets),
   gate,
@@ -91,6 +104,16 @@ async function perform(request: HostCall): Promise<unknown> {
       return fence.lease(request.runId);
     case 'arm':
       return await fence.arm(request.grant);
+    case 'change':
+      return await fence.change(request.grant);
+    case 'shape':
+      return await fence.shape(request.grant);
+    case 'approve':
+      return await fence.approve(request.runId, request.request, { forMs: request.forMs });
+    case 'deny':
+      return await fence.deny(request.runId, request.request);
+    case 'destinations':
+      return await fence.destinations(request.runId);
     case 'counters':
       return await fence.counters(request.runId);
     case 'disarm':

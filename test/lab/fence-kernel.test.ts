@@ -131,6 +131,7 @@ test('receives logged packets with prefix and ports, and accounts for every one 
       sequence: 0,
       packet: { source: '127.0.0.1', destination: '127.0.0.1', protocol: 'udp', destinationPort: 4000 },
       inputDevice: null,
+      outputDevice: 1,
       uid: 0,
     },
   });

@@ -1,14 +1,14 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { FenceCounters, FenceDenial, FenceState } from '../../src/core/ports/fence.ts';
 import type { NflogPacket } from '../../src/kernel/nflog.ts';
+import { addressGrant, HTTPS, nameGrant } from '../support/grants.ts';
 import { until } from '../support/until.ts';
 import { GOOD, makeWorld, OTHER, POOL } from './fence-world.ts';
 import type { Agent, World } from './fence-world.ts';
 
 const RUN = 'rbbbbbbbbbbb1';
-const HTTPS = [{ port: 443, protocol: 'tcp' }] as const;
-const NAMES = [{ name: 'good.test', wildcard: false, ports: HTTPS, text: 'good.test' }];
-const WRITTEN = [{ network: GOOD, prefixLength: 32, ports: HTTPS }];
+const NAMES = [nameGrant('good.test')];
+const WRITTEN = [addressGrant(GOOD, [HTTPS])];
 const IN_FORCE: FenceState = { kind: 'in-force' };
 
 let world: World;

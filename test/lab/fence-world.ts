@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { FenceGrant, FenceLease } from '../../src/core/ports/fence.ts';
 import type { RulePiece } from '../../src/fence/rules.ts';
+import { grantOf } from '../support/grants.ts';
 import { until } from '../support/until.ts';
 import type { HostCall, HostSetup } from './fence-host-script.ts';
 import { besideThis, makeNamespace } from './fence-namespace.ts';
@@ -19,6 +20,7 @@ import type { Probe, ProbeResult } from './fence-probe-script.ts';
  */
 export const POOL = '10.213.0.0/16';
 const GATE_PORT = 5365;
+export const CHECK_PORT = 5366;
 export const GOOD = '198.51.100.10';
 export const OTHER = '198.51.100.20';
 export const RESOLVER = '198.51.100.53';
@@ -92,6 +94,7 @@ async function build(
   const setup: HostSetup = {
     pool: POOL,
     gatePort: GATE_PORT,
+    checkPort: CHECK_PORT,
     upstreams: [{ address: RESOLVER, port: 53 }],
     stateDirectory: folder,
     subnets: [],
@@ -114,8 +117,7 @@ async function build(
       return agent;
     },
     arm: async (agent, grant) => {
-      const whole = { names: [], addresses: [], egressBytesMax: null, ...grant };
-      await call({ call: 'arm', grant: { lease: agent.lease, ...whole } });
+      await call({ call: 'arm', grant: grantOf({ lease: agent.lease, ...grant }) });
     },
     seen: async (address) => await packetsOf(outside, 'iptables-save', `-d ${address}/32`),
     seenSix: async () => await packetsOf(outside, 'ip6tables-save', '! -p ipv6-icmp'),

@@ -15,6 +15,11 @@ export type Fence = {
   /** Opens written addresses, sets the byte budget and tells the DNS gate the names; reads everything back. */
   arm(grant: FenceGrant): Promise<void>;
   /**
+   * Puts the bandwidth of a grant in force, both ways, and reads it back. The bridge has to exist, so this comes after
+   * the network is made and before the container starts. Idempotent; without a bandwidth it takes a former one away.
+   */
+  shape(grant: FenceGrant): Promise<void>;
+  /**
    * Swaps the grant of a run that is armed. What is not in the new one is closed before this resolves: entries gone,
    * open connections cut. Budgets count on from where they were. A failure leaves the run silenced, never half open.
    */
@@ -85,6 +90,8 @@ export type FenceGrant = {
   /** Each direction by itself. */
   readonly bandwidthBitsPerSecond: number | null;
 };
+
+export const DESTINATIONS_MAX = 64;
 
 export type FenceDestination = {
   readonly address: string;

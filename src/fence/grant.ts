@@ -1,0 +1,152 @@
+import { FENCE_BUDGET_BASE, FENCE_SETS } from '../core/fence-names.ts';
+import { fail } from '../core/errors.ts';
+import type { FenceGrant } from '../core/ports/fence.ts';
+import type { Ipset, IpsetEntry } from '../kernel/ipset.ts';
+import { contains, parseIpv4 } from '../profile/ipv4.ts';
+import { bridgeEntry, entryText, restore, sourceOf } from './sets.ts';
+
+/** What the sets hold for one run, as its grant says: opened in one batch before the container exists, changed in another. */
+const COUNTER_SETS = [FENCE_SETS.egress, FENCE_SETS.ingress, FENCE_SETS.connections, FENCE_SETS.denied] as const;
+
+/** Opens what a grant says, the bridge last: until then the run is silent. Counters that exist go on counting. */
+export async function openGrant(grant: FenceGrant, ipset: Ipset): Promise<void> {
+  const entry: IpsetEntry = { kind: 'ip', address: grant.lease.address };
+  const lines: string[] = [];
+  for (const set of COUNTER_SETS) if (!ipset.test(set, entry)) lines.push(`add ${set} ${entryText(entry)}`);
+  for (const budget of budgetsOf(grant)) {
+    // A run that is armed again after a restart of the daemon must not get its budget a second time.
+    if (budget.max !== null && !ipset.test(budget.set, entry)) lines.push(budgetLine(budget, entry, 0n));
+  }
+  for (const { set, wanted } of addressesOf(grant)) {
+    for (const each of wanted) lines.push(`add ${set} ${entryText(each)}`);
+  }
+  lines.push(`add ${FENCE_SETS.bridge} ${entryText(bridgeEntry(grant.lease))}`);
+  await restore(lines);
+  const missing = missingOf(grant, ipset);
+  if (!ipset.test(FENCE_SETS.bridge, bridgeEntry(grant.lease))) missing.push(FENCE_SETS.bridge);
+  assertNothing(missing, grant);
+}
+
+/**
+ * Makes the entries of a run those of another grant: what is not in it goes first, then the new comes. The bridge is
+ * not touched: a run that was silenced meanwhile stays silent. Budgets count on from what was counted.
+ */
+export async function changeGrant(grant: FenceGrant, ipset: Ipset): Promise<void> {
+  const entry: IpsetEntry = { kind: 'ip', address: grant.lease.address };
+  const removals: string[] = [];
+  const additions: string[] = [];
+  for (const { set, wanted } of addressesOf(grant)) {
+    const present = new Set(entriesOf(set, grant, ipset).map(entryText));
+    const texts = new Set(wanted.map(entryText));
+    for (const text of present) if (!texts.has(text)) removals.push(`del ${set} ${text}`);
+    for (const text of texts) if (!present.has(text)) additions.push(`add ${set} ${text}`);
+  }
+  // What a person decided stands as long as the question can still be asked.
+  for (const set of [FENCE_SETS.approved, FENCE_SETS.refused]) {
+    for (const decided of entriesOf(set, grant, ipset)) {
+      if (decided.kind !== 'ip,port,ip' || !coveredBy(grant, decided, 'ask'))
+        removals.push(`del ${set} ${entryText(decided)}`);
+    }
+  }
+  for (const budget of budgetsOf(grant)) {
+    if (budget.max === null) removals.push(`del ${budget.set} ${entryText(entry)}`);
+    else {
+      const counted = ipset.counters(budget.countedBy).get(grant.lease.address);
+      additions.push(budgetLine(budget, entry, counted?.[budget.unit] ?? 0n));
+    }
+  }
+  await restore([...removals, ...additions]);
+  const missing = missingOf(grant, ipset);
+  for (const { set, wanted } of addressesOf(grant)) {
+    const texts = new Set(wanted.map(entryText));
+    if (entriesOf(set, grant, ipset).some((each) => !texts.has(entryText(each)))) missing.push(set);
+  }
+  assertNothing(missing, grant);
+}
+
+type Budget = {
+  readonly set: string;
+  readonly countedBy: string;
+  readonly max: number | null;
+  readonly unit: 'bytes' | 'packets';
+};
+
+function budgetsOf(grant: FenceGrant): readonly Budget[] {
+  return [
+    { set: FENCE_SETS.budget, countedBy: FENCE_SETS.egress, max: grant.egressBytesMax, unit: 'bytes' },
+    { set: FENCE_SETS.ingressBudget, countedBy: FENCE_SETS.ingress, max: grant.ingressBytesMax, unit: 'bytes' },
+    { set: FENCE_SETS.connectionBudget, countedBy: FENCE_SETS.connections, max: grant.connectionsMax, unit: 'packets' },
+  ];
+}
+
+function budgetLine({ set, max, unit }: Budget, entry: IpsetEntry, used: bigint): string {
+  const start = FENCE_BUDGET_BASE - BigInt(max ?? 0) + used;
+  const other = unit === 'bytes' ? 'packets' : 'bytes';
+  return `add ${set} ${entryText(entry)} ${other} 0 ${unit} ${start}`;
+}
+
+/** Every entry that the addresses of a grant make. */
+export function profileEntries(grant: FenceGrant): { readonly set: string; readonly entry: IpsetEntry }[] {
+  return addressesOf(grant).flatMap(({ set, wanted }) => wanted.map((entry) => ({ set, entry })));
+}
+
+/** Does an address of the grant, allowed or asked about, hold this very destination? */
+export function coveredBy(
+  grant: Pick<FenceGrant, 'addresses'>,
+  to: { readonly destination: string; readonly port: number; readonly protocol: string },
+  how: 'allow' | 'ask',
+): boolean {
+  const value = parseIpv4(to.destination);
+  if (value === null) return false;
+  return grant.addresses.some(
+    ({ network, prefixLength, ports, ask }) =>
+      ask === (how === 'ask') &&
+      contains({ network: parseIpv4(network) ?? -1, prefixLength }, value) &&
+      ports.some(({ port, protocol }) => port === to.port && protocol === to.protocol),
+  );
+}
+
+function addressesOf(grant: FenceGrant): readonly { readonly set: string; readonly wanted: readonly IpsetEntry[] }[] {
+  const entries = (ask: boolean): IpsetEntry[] =>
+    grant.addresses
+      .filter((address) => address.ask === ask)
+      .flatMap(({ network, prefixLength, ports }) =>
+        ports.map(({ port, protocol }): IpsetEntry => ({
+          kind: 'ip,port,net',
+          source: grant.lease.address,
+          port,
+          protocol,
+          network,
+          prefixLength,
+        })),
+      );
+  return [
+    { set: FENCE_SETS.written, wanted: entries(false) },
+    { set: FENCE_SETS.ask, wanted: entries(true) },
+  ];
+}
+
+function entriesOf(set: string, grant: FenceGrant, ipset: Ipset): IpsetEntry[] {
+  return ipset
+    .list(set)
+    .map(({ entry }) => entry)
+    .filter((entry) => sourceOf(entry) === grant.lease.address);
+}
+
+function missingOf(grant: FenceGrant, ipset: Ipset): string[] {
+  const entry: IpsetEntry = { kind: 'ip', address: grant.lease.address };
+  return [
+    ...addressesOf(grant).flatMap(({ set, wanted }) => wanted.filter((each) => !ipset.test(set, each)).map(() => set)),
+    ...COUNTER_SETS.filter((set) => !ipset.test(set, entry)),
+    ...budgetsOf(grant).flatMap(({ set, max }) => ((max !== null) === ipset.test(set, entry) ? [] : [set])),
+  ];
+}
+
+function assertNothing(missing: readonly string[], grant: FenceGrant): void {
+  if (missing.length === 0) return;
+  throw fail('FENCE_FAILED', {
+    detail: `the grant read back from ${missing[0] ?? ''} is not the grant given`,
+    address: grant.lease.address,
+    missing,
+  });
+}
