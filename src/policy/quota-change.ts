@@ -25,7 +25,7 @@ export function changeQuota(
   const isKept = (budget: BudgetPlan['budget']): boolean => !rewritten.includes(budget);
   const changed: QuotaState = {
     ...state,
-    plan: { ...state.plan, ...bounds },
+    plan: { ...state.plan, budgets: bounds.budgets, warnAt: bounds.warnAt },
     denials: isKept('denials') ? state.denials : denialsFor(state, bounds.budgets, facts),
     held: state.held.filter(isKept),
     raised: state.raised.filter(({ budget }) => isKept(budget)),

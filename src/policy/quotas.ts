@@ -32,7 +32,8 @@ export type QuotaReading = {
 };
 
 /** Budgets that the kernel counts and cuts off by itself. */
-export type KernelBudget = 'egress' | 'ingress' | 'connections';
+export const KERNEL_BUDGETS = ['egress', 'ingress', 'connections'] as const;
+export type KernelBudget = (typeof KERNEL_BUDGETS)[number];
 
 export type QuotaWarning = {
   readonly rule: string;

@@ -1,6 +1,7 @@
 import type { Denial } from '../core/outcome.ts';
 import { FENCE_PREFIXES } from '../core/fence-names.ts';
 import type { FenceDenial } from '../core/ports/fence.ts';
+import type { NameResolved } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
 import type { NflogPacket } from '../kernel/nflog.ts';
 
@@ -52,24 +53,38 @@ const UNKNOWN = { kind: 'packet', rule: 'egress', explanation: 'refused by the f
 const RULE_CHARS_MAX = 64;
 const DESTINATION_CHARS_MAX = 300;
 const EXPLANATION_CHARS_MAX = 300;
+const ADDRESSES_MAX = 16;
 
 export function denialOfPacket(packet: NflogPacket, at: string): Denial {
   const about = PREFIXES[packet.prefix] ?? UNKNOWN;
   const { packet: facts } = packet;
+  // What came in is for the run itself; of interest is who sent it.
+  const inward = packet.prefix === FENCE_PREFIXES.ingress;
   return {
     ...about,
     at,
-    destination: facts?.destination ?? 'unreadable packet',
-    port: facts?.destinationPort ?? null,
+    destination: (inward ? facts?.source : facts?.destination) ?? 'unreadable packet',
+    port: (inward ? facts?.sourcePort : facts?.destinationPort) ?? null,
     protocol: facts?.protocol ?? 'unknown',
   };
+}
+
+/** The run that a packet is about. */
+export type PacketOwner = { readonly device: number | null; readonly address: string };
+
+/** By the bridge, which an agent cannot choose; by its address only where the kernel names no bridge. */
+export function ownerOfPacket({ prefix, inputDevice, outputDevice, packet }: NflogPacket): PacketOwner {
+  const inward = prefix === FENCE_PREFIXES.ingress;
+  return inward
+    ? { device: outputDevice, address: packet?.destination ?? '' }
+    : { device: inputDevice, address: packet?.source ?? '' };
 }
 
 /**
  * A line from the DNS gate. The names in it were chosen by agents, and the gate reads packets that agents made, so its
  * word is checked: what does not fit is null, and what is shown is cut and made printable.
  */
-export function parseFenceDenial(line: string): FenceDenial | null {
+export function parseGateLine(line: string): GateLine | null {
   let value: unknown;
   try {
     value = JSON.parse(line);
@@ -77,7 +92,20 @@ export function parseFenceDenial(line: string): FenceDenial | null {
     return null;
   }
   if (!isObject(value)) return null;
-  const { address, suppressed, denial } = value;
+  if (value['kind'] === 'resolved') return parseResolved(value);
+  const denied = parseDenied(value);
+  return denied === null ? null : { kind: 'denied', ...denied };
+}
+
+export type GateLine = NameResolved | ({ readonly kind: 'denied' } & FenceDenial);
+
+function parseResolved({ address, name, addresses }: Fields): NameResolved | null {
+  if (typeof address !== 'string' || typeof name !== 'string' || !Array.isArray(addresses)) return null;
+  const texts = addresses.filter((one): one is string => typeof one === 'string').slice(0, ADDRESSES_MAX);
+  return { kind: 'resolved', address, name: printable(name, DESTINATION_CHARS_MAX), addresses: texts };
+}
+
+function parseDenied({ address, suppressed, denial }: Fields): FenceDenial | null {
   if (!isObject(denial)) return null;
   const { kind, at, destination, port, protocol, rule, explanation } = denial;
   if (typeof address !== 'string' || typeof suppressed !== 'number' || typeof at !== 'string') return null;
@@ -100,7 +128,9 @@ export function parseFenceDenial(line: string): FenceDenial | null {
   };
 }
 
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+type Fields = Readonly<Record<string, unknown>>;
+
+function isObject(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null;
 }
 

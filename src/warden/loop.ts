@@ -1,5 +1,5 @@
 import { assertNever } from '../core/assert.ts';
-import { messageOf } from '../core/errors.ts';
+import { messageOf, RingfenceError } from '../core/errors.ts';
 import type { WardenReport, WardenRequest, WatchPlan } from '../core/ports/warden.ts';
 import type { Ipset } from '../kernel/ipset.ts';
 import { bootTimeMs, createPollTable, deviceName } from '../kernel/libc.ts';
@@ -10,7 +10,7 @@ import type { MeterEvent } from '../meter/meter.ts';
 import type { RunTraffic, Traffic } from '../meter/traffic.ts';
 import { FEED } from './afterlife.ts';
 import type { Afterlife } from './afterlife.ts';
-import { denialOfPacket, parseFenceDenial } from './denials.ts';
+import { ownerOfPacket, parseGateLine } from './denials.ts';
 import { createLineReader } from './lines.ts';
 import { createOutbox } from './outbox.ts';
 import { WatchedRun } from './run.ts';
@@ -44,6 +44,8 @@ const LAUNCH_MS_MAX = 60_000;
 const LATE_MS = 100;
 const LATE_REPORT_EVERY_MS = 1_000;
 const READY = POLLIN | POLLPRI | POLLERR | POLLHUP;
+/** What the next daemon must hear of the time without one. */
+const LASTING: readonly WardenReport['kind'][] = ['breached', 'emptied', 'undead', 'held'];
 const NO_TRAFFIC: RunTraffic = { egressBytes: 0, ingressBytes: 0, connections: 0 };
 
 /** Returns when the daemon is gone and no run is left to hold. */
@@ -206,10 +208,22 @@ class Loop {
       case 'unwatch':
         return this.unwatch(run);
       case 'change':
+        return this.attempt(request, () => run.change(request.bounds));
       case 'resume':
-        return this.refuse(request, `${request.kind} is not possible here`);
+        return this.attempt(request, () => run.resume());
       default:
         return assertNever(request);
+    }
+  }
+
+  /** What was refused under the old bounds is heard first, so that it is not taken for a crossing of the new ones. */
+  private attempt(request: Extract<WardenRequest, { kind: 'change' | 'resume' }>, work: () => void): void {
+    this.onFeed();
+    try {
+      work();
+    } catch (error) {
+      if (!(error instanceof RingfenceError) || error.code !== 'METER_FAILED') throw error;
+      this.refuse(request, messageOf(error));
     }
   }
 
@@ -217,8 +231,6 @@ class Loop {
     const { runId } = plan;
     const refuse = (message: string): void => this.refuse({ kind: 'watch', runId }, message);
     if (this.runs.has(runId)) return refuse('the run is already watched');
-    const soft = plan.budgets.find(({ action }) => action === 'throttle' || action === 'pause');
-    if (soft !== undefined) return refuse(`the action ${soft.action} of budget.${soft.budget} is not enforceable here`);
     try {
       const run = new WatchedRun(plan, this.world);
       this.runs.set(runId, run);
@@ -261,16 +273,16 @@ class Loop {
       const at = new Date().toISOString();
       for (const packet of packets) {
         const run = this.runOf(packet);
-        if (run !== undefined) this.guard(run, () => run.denied(denialOfPacket(packet, at), 1));
+        if (run !== undefined) this.guard(run, () => run.packetRefused(packet, at));
       }
     }
   }
 
-  /** By the bridge it came from, which an agent cannot choose; by its source only where the kernel names no bridge. */
   private runOf(packet: NflogPacket): WatchedRun | undefined {
-    const bridge = packet.inputDevice === null ? null : deviceName(packet.inputDevice);
+    const { device, address } = ownerOfPacket(packet);
+    const bridge = device === null ? null : deviceName(device);
     const byBridge = bridge === null ? undefined : this.byBridge.get(bridge);
-    return byBridge ?? this.byAddress.get(packet.packet?.source ?? '');
+    return byBridge ?? this.byAddress.get(address);
   }
 
   private onDeniedNames(): void {
@@ -279,11 +291,11 @@ class Loop {
     let state: 'open' | 'ended';
     try {
       state = this.deniedNames.read((line) => {
-        const denied = parseFenceDenial(line);
-        const run = denied === null ? undefined : this.byAddress.get(denied.address);
-        if (denied !== null && run !== undefined) {
-          this.guard(run, () => run.denied(denied.denial, 1 + denied.suppressed));
-        }
+        const said = parseGateLine(line);
+        const run = said === null ? undefined : this.byAddress.get(said.address);
+        if (said === null || run === undefined) return;
+        if (said.kind === 'resolved') run.nameResolved(said);
+        else this.guard(run, () => run.denied(said.denial, 1 + said.suppressed));
       });
     } catch (error) {
       complain('the socket of the DNS gate failed', error);
@@ -330,8 +342,7 @@ class Loop {
   }
 
   private keep(report: WardenReport): void {
-    const lasting = report.kind === 'breached' || report.kind === 'emptied' || report.kind === 'undead';
-    if (lasting) this.options.afterlife.record(report, new Date().toISOString());
+    if (LASTING.includes(report.kind)) this.options.afterlife.record(report, new Date().toISOString());
   }
 
   private flush(): void {

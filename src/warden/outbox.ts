@@ -80,8 +80,11 @@ export function createOutbox(fd: number): Outbox {
   };
 }
 
+/** A packet that waits is sent again, and then asked about again. */
+const DROPPABLE: readonly WardenReport['kind'][] = ['sampled', 'denied', 'late', 'asked'];
+
 function isDroppable(report: WardenReport): boolean {
-  return report.kind === 'sampled' || report.kind === 'denied' || report.kind === 'late';
+  return DROPPABLE.includes(report.kind);
 }
 
 function withDropped(report: WardenReport, dropped: Map<string, number>): WardenReport {

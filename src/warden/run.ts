@@ -1,18 +1,24 @@
+import { fail, messageOf } from '../core/errors.ts';
 import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
-import type { CgroupPaths, ProcessFacts, WardenReport, WatchPlan } from '../core/ports/warden.ts';
-import { messageOf } from '../core/errors.ts';
+import type { CgroupPaths, NameResolved, ProcessFacts } from '../core/ports/warden.ts';
+import type { WardenReport, WatchBounds, WatchPlan } from '../core/ports/warden.ts';
+import type { NflogPacket } from '../kernel/nflog.ts';
 import { onlyLeafOf } from '../meter/layout.ts';
 import { openMeter } from '../meter/meter.ts';
 import type { Meter, MeterEvent } from '../meter/meter.ts';
 import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
 import type { Traffic } from '../meter/traffic.ts';
-import { IDLE_MS, judge, newQuotaState } from '../policy/quotas.ts';
-import type { KernelBudget, QuotaState } from '../policy/quotas.ts';
-import { createDenialValve } from './denials.ts';
+import { IDLE_MS } from '../policy/quotas.ts';
+import { lostMeterBreach } from './breaches.ts';
 import { openFirstProcess } from './first-process.ts';
 import type { FirstProcess } from './first-process.ts';
 import { createGauge, tenths } from './gauge.ts';
 import type { Gauge } from './gauge.ts';
+import { createJudge } from './judge.ts';
+import type { Judge, JudgeTime } from './judge.ts';
+import { createLadder, impossibleAction } from './ladder.ts';
+import type { Ladder } from './ladder.ts';
+import { createRefusals } from './refusals.ts';
 
 /**
  * One run under the warden's eyes.
@@ -22,7 +28,8 @@ import type { Gauge } from './gauge.ts';
  *      │                     └────────────── the last process ends ────────────▼──────────────────▼──▶ over
  *      └── a kill before anything ran: dying, then over at once
  *
- * `over` is reported once, with the last counters. Nothing may run in the cgroup afterwards: whatever appears (a
+ * An alive run may also be slow, or stand still (`ladder.ts`): it is judged all the same, so that a run that nobody
+ * resumes ends at its wall time. `over` is reported once, with the last counters. Nothing may run in the cgroup afterwards: whatever appears (a
  * container that was being started while the kill came) is killed without a further report.
  */
 export type RunWorld = {
@@ -51,23 +58,20 @@ const SHARED_MS = 50;
 const REPORT_SAMPLE_MS = 1_000;
 const EVIDENCE = { processesMax: 8, msMax: 3, argv: false } as const;
 const UNDEAD_PIDS_MAX = 64;
-const KERNEL_BUDGETS: readonly KernelBudget[] = ['egress', 'ingress', 'connections'];
 const SIGTERM = 15;
 const SIGKILL = 9;
+
 export class WatchedRun {
   readonly plan: WatchPlan;
   private readonly world: RunWorld;
   private readonly meter: Meter;
   private readonly gauge: Gauge;
-  private readonly valve = createDenialValve();
-  private quota: QuotaState;
+  private readonly ladder: Ladder;
+  private readonly refusals = createRefusals();
+  private readonly judge: Judge;
   private phase: Phase = 'waiting';
   private first: FirstProcess | null = null;
   private startedAtMs: number | null = null;
-  private denials = 0;
-  private unjudgedDenials = 0;
-  private lastDenial: Denial | null = null;
-  private readonly cutOff = new Set<KernelBudget>();
   private breach: Breach | null = null;
   private endRequested = false;
   private times: EndTimes = { detectedMs: null, signalledMs: null, emptyMs: null };
@@ -81,15 +85,18 @@ export class WatchedRun {
   dueAtMs: number;
   private leafOpen = false;
 
-  /** Throws METER_FAILED when a counter cannot be opened. */
+  /** Throws METER_FAILED when a counter cannot be opened, or the kernel cannot do what a budget asks for. */
   constructor(plan: WatchPlan, world: RunWorld) {
+    const { cpusOnline, egressHeldByKernel } = world;
+    const { parentPaths } = plan;
     this.plan = plan;
     this.world = world;
-    this.meter = openMeter(plan.parentPaths);
+    this.mustBePossible(plan);
+    this.meter = openMeter(parentPaths);
     this.gauge = createGauge(this.meter, (at) => world.traffic(plan.address, at));
-    const { cpusOnline, egressHeldByKernel } = world;
-    const { budgets, warnAt } = plan;
-    this.quota = newQuotaState({ budgets, warnAt, cpusOnline, egressHeldByKernel, cpuMillisMax: null });
+    this.ladder = createLadder({ paths: parentPaths, cpusOnline });
+    const { gauge, refusals } = this;
+    this.judge = createJudge({ bounds: plan, gauge, refusals, cpusOnline, egressHeldByKernel });
     this.dueAtMs = world.now();
   }
 
@@ -100,6 +107,11 @@ export class WatchedRun {
   /** Nothing of it lives: it is over, or never began. */
   get idle(): boolean {
     return this.over || (this.phase === 'waiting' && this.meter.empty());
+  }
+
+  /** Killed, or over: nothing that it still does is judged. */
+  private get ended(): boolean {
+    return this.phase === 'dying' || this.phase === 'undead' || this.phase === 'over';
   }
 
   get runId(): string {
@@ -124,12 +136,12 @@ export class WatchedRun {
     this.startedAtMs = options.startedAtBootMs;
     this.gauge.openLeaf(options.leafPaths);
     this.leafOpen = true;
-    this.quota = { ...this.quota, plan: { ...this.quota.plan, cpuMillisMax: this.gauge.cpuMillisMax } };
+    this.judge.setCpuMillisMax(this.gauge.cpuMillisMax);
     this.first ??= openFirstProcess(options.pid, this.plan.parentPaths);
     this.world.descriptorsChanged();
     if (this.phase === 'waiting') this.phase = 'alive';
     // A run that was condemned while it was being started has now a process to kill.
-    if (this.phase === 'dying' || this.phase === 'undead' || this.phase === 'over') this.signal({ strays: true });
+    if (this.ended) this.signal({ strays: true });
     this.look();
   }
 
@@ -160,32 +172,58 @@ export class WatchedRun {
     this.look();
   }
 
+  /**
+   * Other bounds from now on; what they are crossed by already is a breach at once. Throws METER_FAILED, and leaves
+   * everything as it was, for a run that ends or for what the kernel cannot do.
+   */
+  change(bounds: WatchBounds): void {
+    if (this.ended) throw fail('METER_FAILED', { detail: 'the run is ending', runId: this.runId });
+    this.mustBePossible(bounds);
+    const { throttled } = this.judge.change(bounds, this.timeOf(this.refresh()));
+    if (!throttled) this.ladder.speedUp();
+    this.world.report({ kind: 'changed', runId: this.runId });
+    this.look();
+  }
+
+  /** A person lets a paused run go on. Throws METER_FAILED when it is not paused. */
+  resume(): void {
+    if (!this.ladder.paused) throw fail('METER_FAILED', { detail: 'the run is not paused', runId: this.runId });
+    this.judge.grantMore(this.timeOf(this.refresh()));
+    this.ladder.thaw();
+    this.world.report({ kind: 'resumed', runId: this.runId });
+    this.look();
+  }
+
   sample(): void {
     if (this.phase !== 'over') this.refresh();
     this.reportSample();
   }
 
+  /** A packet of the run that the fence did not let through. */
+  packetRefused(packet: NflogPacket, at: string): void {
+    const news = this.refusals.ofPacket(packet, { utc: at, nowMs: this.world.now() });
+    if (news === null) return;
+    if (news.kind === 'refused') this.denied(news.denial, 1);
+    else if (!this.ended) this.world.report({ ...news, kind: 'asked', runId: this.runId });
+  }
+
+  nameResolved(resolved: NameResolved): void {
+    this.refusals.nameResolved(resolved);
+  }
+
   /** `count` refused attempts; the one given stands for all of them. */
   denied(denial: Denial, count: number): void {
-    const ended = this.phase === 'dying' || this.phase === 'undead' || this.phase === 'over';
     // What a silenced run still sends is refused as if its source were forged: that is our doing, not its.
-    if (this.phase === 'over' || (ended && denial.kind === 'spoof')) return;
+    if (this.phase === 'over' || (this.ended && denial.kind === 'spoof')) return;
     if (this.phase === 'waiting') this.look();
-    const spent =
-      denial.kind === 'budget' ? KERNEL_BUDGETS.find((name) => denial.rule === `budget.${name}`) : undefined;
-    if (spent !== undefined) this.cutOff.add(spent);
-    else {
-      this.denials += count;
-      this.unjudgedDenials += count;
-      this.lastDenial = denial;
-    }
+    this.refusals.note(denial, count);
     if (this.phase === 'alive' || this.phase === 'stopping') {
       // The counters are those of the last look, so its successor must not be put off: or denials would hide a burst.
       const dueAtMs = this.dueAtMs;
       this.decide(this.world.now());
       this.dueAtMs = Math.min(this.dueAtMs, dueAtMs);
     }
-    const suppressed = this.valve.admit(this.world.now(), count);
+    const suppressed = this.refusals.admit(this.world.now(), count);
     if (suppressed !== null) this.world.report({ kind: 'denied', runId: this.runId, denial, suppressed });
   }
 
@@ -221,7 +259,7 @@ export class WatchedRun {
     if (this.breach === null && !this.endRequested) {
       const message = messageOf(error);
       process.stderr.write(`warden: the meter of run ${this.runId} failed: ${message}\n`);
-      this.breach = this.breachOf({ reason: 'enforcement.lost', rule: 'meter', measured: 0, limit: 0, unit: '' });
+      this.breach = lostMeterBreach();
       this.times = { ...this.times, detectedMs: this.sinceStart(now) };
       this.condemn();
       this.reportBreach(this.breach, []);
@@ -231,7 +269,13 @@ export class WatchedRun {
 
   close(): void {
     this.meter.close();
+    this.ladder.close();
     this.closeProcess();
+  }
+
+  private mustBePossible({ budgets }: WatchBounds): void {
+    const detail = impossibleAction(this.plan.parentPaths, budgets);
+    if (detail !== null) throw fail('METER_FAILED', { detail, runId: this.runId });
   }
 
   private lookWaiting(now: number): void {
@@ -292,47 +336,37 @@ export class WatchedRun {
 
   /** Judges what is known now and acts on it. Sets when to look next. */
   private decide(now: number): void {
-    const judgement = judge(
-      this.quota,
-      {
-        wallMs: this.sinceStart(now) ?? 0,
-        cpuMs: this.gauge.reading.cpuMs,
-        egressBytes: this.gauge.usage.egressBytes,
-        ingressBytes: this.gauge.usage.ingressBytes,
-        connections: this.gauge.usage.connections,
-        cutOff: [...this.cutOff],
-        newDenials: this.unjudgedDenials,
-        lastDenial: this.lastDenial,
-      },
-      now,
-    );
-    this.quota = judgement.state;
-    this.unjudgedDenials = 0;
+    const judgement = this.judge.judge(this.timeOf(now));
     this.dueAtMs = Math.min(sharedMoment(now, judgement.nextSampleMs), this.graceEndsAtMs);
     if (now < this.hurryUntilMs) this.dueAtMs = Math.min(this.dueAtMs, now + CHECK_EMPTY_MS);
     for (const warning of judgement.warnings) this.world.report({ kind: 'warned', runId: this.runId, ...warning });
-    const breach = judgement.breach ?? this.oomBreach() ?? this.lostDaemonBreach(now);
+    for (const breach of judgement.holds) this.hold(breach, now);
+    if (this.phase === 'alive' && this.ladder.pending) this.settleHolds(now);
+    const { breach } = judgement;
     if (breach !== null && this.breach === null) this.end(breach, now);
     else if (judgement.escalate || (breach?.action === 'kill' && this.phase === 'stopping')) this.condemn();
   }
 
-  private oomBreach(): Breach | null {
-    if (this.plan.onOom !== 'agent' || this.gauge.reading.oomKills === 0) return null;
-    const { memoryBytesPeak } = this.gauge.reading;
-    const limit = this.gauge.memoryBytesMax;
-    return this.breachOf({ reason: 'oom', rule: 'limits.memory', measured: memoryBytesPeak, limit, unit: 'bytes' });
+  /** A run that is asked to end must be able to. */
+  private hold(breach: Breach, nowMs: number): void {
+    if (this.phase === 'alive') this.ladder.take(breach, { nowMs, cpuMillisMax: this.gauge.cpuMillisMax });
   }
 
-  private lostDaemonBreach(now: number): Breach | null {
-    const limit = this.plan.killWithoutDaemonAfterMs;
+  private settleHolds(now: number): void {
+    for (const { breach, held } of this.ladder.settle(now)) {
+      if (held) this.world.report({ kind: 'held', runId: this.runId, breach, usage: this.usageNow() });
+      else if (this.breach === null) this.end({ ...breach, action: 'kill' }, now);
+    }
+    if (this.ladder.pending) this.dueAtMs = Math.min(this.dueAtMs, now + CHECK_EMPTY_MS);
+  }
+
+  private timeOf(nowMs: number): JudgeTime {
     const lostAtMs = this.world.daemonLostAtMs();
-    if (limit === null || lostAtMs === null || now - lostAtMs < limit) return null;
-    const measured = now - lostAtMs;
-    return this.breachOf({ reason: 'supervisor.lost', rule: 'on.supervisor.lost', measured, limit, unit: 'ms' });
-  }
-
-  private breachOf(facts: Omit<Breach, 'action' | 'denial'>): Breach {
-    return { ...facts, action: 'kill', denial: null };
+    return {
+      nowMs,
+      wallMs: this.sinceStart(nowMs) ?? 0,
+      daemonLostForMs: lostAtMs === null ? null : nowMs - lostAtMs,
+    };
   }
 
   /** First the network, then the evidence that dies with the processes (bounded), then the signal, then the report. */
@@ -345,7 +379,7 @@ export class WatchedRun {
     }
     if (breach.action !== 'stop') this.silence();
     const processes = processesOf(this.plan.parentPaths, EVIDENCE);
-    if (breach.action === 'stop') this.askToStop(this.plan.graceMs);
+    if (breach.action === 'stop') this.askToStop(this.judge.bounds.graceMs);
     else this.condemn();
     this.reportBreach(breach, processes);
   }
@@ -361,6 +395,8 @@ export class WatchedRun {
     this.graceEndsAtMs = now + graceMs;
     this.dueAtMs = Math.min(this.dueAtMs, this.graceEndsAtMs);
     this.first.signal(SIGTERM);
+    // A process that stands still cannot end in order.
+    this.ladder.thaw();
     this.times = { ...this.times, signalledMs: this.times.signalledMs ?? this.sinceStart(this.world.now()) };
   }
 
@@ -391,6 +427,7 @@ export class WatchedRun {
     this.first?.signal(SIGKILL);
     if (!all || options.strays) killProcesses(this.plan.parentPaths);
     this.meter.letDie();
+    this.ladder.thaw();
   }
 
   private finish(): void {
@@ -417,7 +454,7 @@ export class WatchedRun {
   /** The use of a run that is over stands: what appears in its cgroup later is not its. */
   private refresh(last = false): number {
     const nowMs = this.world.now();
-    const { denials } = this;
+    const denials = this.refusals.total;
     if (this.phase !== 'over') this.gauge.refresh({ nowMs, denials, last, wallMs: this.sinceStart(nowMs) ?? 0 });
     return nowMs;
   }
@@ -441,7 +478,7 @@ export class WatchedRun {
   }
 
   private usageNow(): Usage {
-    return { ...this.gauge.usage, denials: this.denials };
+    return { ...this.gauge.usage, denials: this.refusals.total };
   }
 
   private sinceStart(now: number): number | null {

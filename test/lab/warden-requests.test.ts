@@ -127,7 +127,10 @@ describe('ending by request', () => {
     const nowhere = { ...run.paths, memory: '/sys/fs/cgroup/memory/ringfence/rnothinghere0' };
     await expect(fixture.warden.watch(run.plan({ parentPaths: nowhere }))).rejects.toThrow(/memory use/);
     const pause = [{ budget: 'wall', limitMs: 1, action: 'pause' }] as const;
-    await expect(fixture.warden.watch(run.plan({ budgets: pause }))).rejects.toThrow(/not enforceable/);
+    const bare = { ...run.paths, freezer: null, unified: null };
+    await expect(fixture.warden.watch(run.plan({ budgets: pause, parentPaths: bare }))).rejects.toThrow(
+      /pause.*not enforceable/,
+    );
     await fixture.warden.watch(run.plan({}));
     await expect(fixture.warden.watch(run.plan({}))).rejects.toThrow(/already watched/);
   });

@@ -19,9 +19,15 @@ export type WardenRequest =
   /** SIGTERM to the first process now, SIGKILL to all after the grace. */
   | { readonly kind: 'stop'; readonly runId: string; readonly reason: Reason; readonly graceMs: number }
   | { readonly kind: 'sample'; readonly runId: string }
-  /** Other bounds for a run that is watched; what was used and refused counts on. Answered by `changed` or `refused`. */
+  /**
+   * Other bounds for a run that is watched; what was used and refused counts on. Answered by `changed` or `refused`. A
+   * run that was slowed down is fast again when no budget that says `throttle` is used up any more; a pause stays.
+   */
   | { readonly kind: 'change'; readonly runId: string; readonly bounds: WatchBounds }
-  /** Ends a pause by hand: the run is thawed, and the budgets that paused it have been given more. */
+  /**
+   * Ends a pause by hand: the run is thawed, and each budget that paused it is granted once more, beginning at what is
+   * used now. Answered by `resumed` or `refused`. What the kernel has cut off the fence must have opened before.
+   */
   | { readonly kind: 'resume'; readonly runId: string }
   | { readonly kind: 'unwatch'; readonly runId: string };
 
@@ -78,7 +84,10 @@ export type WardenReport =
       readonly port: number;
       readonly protocol: 'tcp' | 'udp';
     }
-  /** An action milder than an end was taken: the run is slowed down, or stands still until a person decides. */
+  /**
+   * An action milder than an end was taken and read back: the run is slowed down, or stands still until a person
+   * decides. Its wall time goes on meanwhile. What the kernel does not hold to it is ended instead.
+   */
   | { readonly kind: 'held'; readonly runId: string; readonly breach: Breach; readonly usage: Usage }
   | { readonly kind: 'resumed'; readonly runId: string }
   | {
@@ -119,6 +128,19 @@ export type WardenReport =
   /** SIGKILL was sent and the cgroup is still not empty after the deadline: cut off and reported, not retried. */
   | { readonly kind: 'undead'; readonly runId: string; readonly pids: readonly number[] }
   | { readonly kind: 'late'; readonly lateMs: number };
+
+/**
+ * A line of the gate to the warden beside its denials: an allowed name of a run was answered with these addresses. Then
+ * refused packets to several of them within a moment are one attempt of the agent.
+ */
+export type NameResolved = {
+  readonly kind: 'resolved';
+  /** The source address of the run. */
+  readonly address: string;
+  /** Canonical. */
+  readonly name: string;
+  readonly addresses: readonly string[];
+};
 
 /** A process of a run. Every string is bounded and printable; `argv` is empty where it was not safe to read. */
 export type ProcessFacts = {

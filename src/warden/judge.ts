@@ -1,0 +1,84 @@
+import type { Breach } from '../core/outcome.ts';
+import type { WatchBounds } from '../core/ports/warden.ts';
+import { changeQuota, grantMore, isThrottled, pausedBudgets, rewrittenBudgets } from '../policy/quota-change.ts';
+import { judge, newQuotaState } from '../policy/quotas.ts';
+import type { QuotaJudgement, QuotaReading } from '../policy/quotas.ts';
+import { lostDaemonBreach, oomBreach } from './breaches.ts';
+import type { Gauge } from './gauge.ts';
+import type { Refusals } from './refusals.ts';
+
+/** The bounds of one run, and what its use and its refusals mean under them. */
+export type Judge = {
+  readonly bounds: WatchBounds;
+  /** Judges what was read last. What it says is said once. */
+  judge(at: JudgeTime): Omit<QuotaJudgement, 'state'>;
+  /** Other bounds; `throttled`: a budget that slows the run down is used up under them too. */
+  change(bounds: WatchBounds, at: JudgeTime): { readonly throttled: boolean };
+  /** Grants the budgets that paused the run once more. */
+  grantMore(at: JudgeTime): void;
+  /** The limit of the container is known. */
+  setCpuMillisMax(cpuMillisMax: number | null): void;
+};
+
+export type JudgeTime = {
+  readonly nowMs: number;
+  readonly wallMs: number;
+  /** How long the daemon has been gone, or null while it is there. */
+  readonly daemonLostForMs: number | null;
+};
+
+export function createJudge(options: {
+  readonly bounds: WatchBounds;
+  readonly gauge: Gauge;
+  readonly refusals: Refusals;
+  readonly cpusOnline: number;
+  readonly egressHeldByKernel: boolean;
+}): Judge {
+  const { gauge, refusals, cpusOnline, egressHeldByKernel } = options;
+  let { bounds } = options;
+  const { budgets, warnAt } = bounds;
+  let quota = newQuotaState({ budgets, warnAt, cpusOnline, egressHeldByKernel, cpuMillisMax: null });
+  /** OOM kills that the bounds of their time let pass. */
+  let oomKillsPassed = 0;
+
+  const readingAt = ({ wallMs }: JudgeTime): QuotaReading => {
+    const { egressBytes, ingressBytes, connections } = gauge.usage;
+    return { wallMs, cpuMs: gauge.reading.cpuMs, egressBytes, ingressBytes, connections, ...refusals.unjudged };
+  };
+  const otherBreach = ({ daemonLostForMs }: JudgeTime): Breach | null => {
+    const { onOom, killWithoutDaemonAfterMs } = bounds;
+    const { oomKills, memoryBytesPeak } = gauge.reading;
+    const { memoryBytesMax } = gauge;
+    return (
+      oomBreach({ onOom, oomKills: oomKills - oomKillsPassed, memoryBytesPeak, memoryBytesMax }) ??
+      lostDaemonBreach(daemonLostForMs, killWithoutDaemonAfterMs)
+    );
+  };
+
+  return {
+    get bounds() {
+      return bounds;
+    },
+    judge: (at) => {
+      const { state, ...judgement } = judge(quota, readingAt(at), at.nowMs);
+      quota = state;
+      refusals.judged();
+      return { ...judgement, breach: judgement.breach ?? otherBreach(at) };
+    },
+    change: (next, at) => {
+      if (next.onOom === 'agent' && bounds.onOom === 'process') oomKillsPassed = gauge.reading.oomKills;
+      refusals.forgetCutOff(rewrittenBudgets(quota, next.budgets));
+      const reading = readingAt(at);
+      quota = changeQuota(quota, next, { reading, nowMs: at.nowMs, denialsTotal: refusals.total });
+      bounds = next;
+      return { throttled: isThrottled(quota, reading) };
+    },
+    grantMore: (at) => {
+      refusals.forgetCutOff(pausedBudgets(quota));
+      quota = grantMore(quota, readingAt(at));
+    },
+    setCpuMillisMax: (cpuMillisMax) => {
+      quota = { ...quota, plan: { ...quota.plan, cpuMillisMax } };
+    },
+  };
+}
