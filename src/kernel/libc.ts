@@ -208,3 +208,15 @@ export function peerCredentials(fd: number): { pid: number; uid: number; gid: nu
   checked('getsockopt', native.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, length));
   return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
 }
+
+const SOL_IP = 0;
+const SO_ORIGINAL_DST = 80;
+const SOCKADDR_IN_BYTES = 16;
+
+/** Where a connection was headed before a packet rule redirected it; netfilter keeps that with the connection. */
+export function originalDestination(fd: number): { address: string; port: number } {
+  const value = Buffer.alloc(SOCKADDR_IN_BYTES);
+  const length = [value.length];
+  checked('getsockopt', native.getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, value, length));
+  return { address: [...value.subarray(4, 8)].join('.'), port: value.readUInt16BE(2) };
+}

@@ -16,12 +16,23 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   engine: ['core', 'kernel', 'profile', 'policy'],
   meter: ['core', 'kernel', 'profile', 'policy'],
   fence: ['core', 'kernel', 'profile', 'policy', 'gate/client.ts'],
-  gate: ['core', 'kernel', 'profile', 'policy'],
+  gate: ['core', 'kernel', 'profile', 'policy', 'checker/messages.ts'],
+  checker: ['core', 'kernel', 'profile', 'policy'],
   warden: ['core', 'kernel', 'policy', 'profile', 'meter'],
   ledger: ['core', 'kernel', 'profile', 'policy', 'api/service.ts'],
   alert: ['core', 'kernel'],
   api: ['core', 'profile/spec.ts'],
-  cli: ['core', 'api', 'profile', 'report', 'ledger/verify.ts', 'daemon/compose.ts', 'daemon/doctor.ts'],
+  cli: [
+    'core',
+    'api',
+    'profile',
+    'report',
+    'ledger/verify.ts',
+    'ledger/note.ts',
+    'ledger/records.ts',
+    'daemon/compose.ts',
+    'daemon/doctor.ts',
+  ],
   daemon: [
     'core',
     'kernel',
@@ -54,14 +65,20 @@ const PURE = [
   'run/plan.ts',
   'run/readback.ts',
   'gate/decide.ts',
+  'checker/hello.ts',
+  'checker/request.ts',
+  'checker/body.ts',
+  'checker/response.ts',
+  'checker/refusal.ts',
+  'gate/verdict.ts',
   'daemon/reconcile.ts',
   'api/contract.ts',
 ];
 /** Types of Node.js streams appear in the engine port; types vanish. */
 const PURE_PACKAGES = ['zod', 'yaml'];
 
-/** The program, and the process of it that must not outlive the channel to its daemon. */
-const PROCESS_ENTRIES = ['main.ts', 'gate/process.ts'];
+/** The program, and the processes of it that must not outlive the channel to their parent. */
+const PROCESS_ENTRIES = ['main.ts', 'gate/process.ts', 'checker/process.ts'];
 
 type Import = { readonly file: string; readonly target: string; readonly typeOnly: boolean };
 
