@@ -26,10 +26,10 @@ export function openFreezer(parent: CgroupPaths): Freezer | null {
   const file = openExisting(join(parent.unified, 'cgroup.freeze'));
   if (file === null) return null;
   const events = join(parent.unified, 'cgroup.events');
-  const counters = [openCounter([keyed(events, 'frozen')]), openCounter([keyed(events, 'populated')])];
-  const [frozen, populated] = counters;
-  if (frozen != null && populated != null) return freezerOfTree({ file, frozen, populated });
-  for (const counter of counters) counter?.close();
+  const frozen = openCounter([keyed(events, 'frozen')]);
+  const populated = openCounter([keyed(events, 'populated')]);
+  if (frozen !== null && populated !== null) return freezerOfTree({ file, frozen, populated });
+  for (const counter of [frozen, populated]) counter?.close();
   closeSync(file);
   return null;
 }

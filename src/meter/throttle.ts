@@ -102,6 +102,7 @@ function readText(file: string): string | null {
 /** What the kernel refuses is seen when it is read back. */
 function tryWrite(file: string, text: string): boolean {
   try {
+    if (!existsSync(file)) return false;
     writeFileSync(file, text);
     return true;
   } catch {

@@ -6,7 +6,7 @@ import type { Spec } from '../profile/spec.ts';
 
 /**
  * Every bound of a run with what holds it on a host where the launch was read back: levels by the kernel, amounts by
- * the warden's sampling and killing, except for bytes that leave, which the kernel itself cuts off.
+ * the warden's sampling and killing, except for bytes and connections, which the kernel itself cuts off.
  */
 export function boundsOf(spec: Spec): readonly Bound[] {
   const { limits } = spec;
@@ -16,9 +16,15 @@ export function boundsOf(spec: Spec): readonly Bound[] {
     { path: 'limits.pids', value: limits.pidsMax, unit: 'count', rung: 'kernel' },
     { path: 'limits.disk', value: limits.diskBytesMax, unit: 'bytes', rung: 'kernel' },
     { path: 'limits.files', value: limits.filesMax, unit: 'count', rung: 'kernel' },
+    ...bandwidthBound(spec),
     ...BUDGETS.flatMap((budget) => budgetBound(spec, budget)),
     { path: 'egress', value: spec.egress.allow.length, unit: 'rules', rung: 'kernel' },
   ];
+}
+
+function bandwidthBound({ limits }: Spec): readonly Bound[] {
+  const { bandwidthBitsPerSecond: value } = limits;
+  return value === null ? [] : [{ path: 'limits.bandwidth', value, unit: 'bit/s', rung: 'kernel' }];
 }
 
 function budgetBound({ budget }: Spec, name: BudgetName): readonly Bound[] {
@@ -35,10 +41,16 @@ function budgetBound({ budget }: Spec, name: BudgetName): readonly Bound[] {
       return budget.denials === null
         ? []
         : [{ path: 'budget.denials', value: budget.denials.count, unit: 'count', rung: 'watchdog' }];
-    // Refused at admission by this version, so a run never has them.
-    case 'gpu':
     case 'ingress':
+      return budget.ingressBytes === null
+        ? []
+        : [{ path: 'budget.ingress', value: budget.ingressBytes, unit: 'bytes', rung: 'kernel' }];
     case 'connections':
+      return budget.connections === null
+        ? []
+        : [{ path: 'budget.connections', value: budget.connections, unit: 'count', rung: 'kernel' }];
+    // Refused at admission by this version, so a run never has it.
+    case 'gpu':
       return [];
     default:
       return assertNever(name);
@@ -50,6 +62,10 @@ export function budgetPlansOf({ budget, on }: Spec): readonly BudgetPlan[] {
   const plans: BudgetPlan[] = [{ budget: 'wall', limitMs: budget.wallMs, action: on.wall }];
   if (budget.cpuMs !== null) plans.push({ budget: 'cpu', limitMs: budget.cpuMs, action: on.cpu });
   if (budget.egressBytes !== null) plans.push({ budget: 'egress', limitBytes: budget.egressBytes, action: on.egress });
+  if (budget.ingressBytes !== null)
+    plans.push({ budget: 'ingress', limitBytes: budget.ingressBytes, action: on.ingress });
+  if (budget.connections !== null)
+    plans.push({ budget: 'connections', count: budget.connections, action: on.connections });
   if (budget.denials !== null) plans.push({ budget: 'denials', ...budget.denials, action: on.denials });
   return plans;
 }

@@ -54,8 +54,9 @@ export function createRefusals(): Refusals {
     },
     nameResolved: (resolved) => attempts.resolved(resolved),
     note: (denial, count) => {
-      const spent = denial.kind === 'budget' ? KERNEL_BUDGETS.find((name) => denial.rule === `budget.${name}`) : null;
-      if (spent != null) {
+      const spent =
+        denial.kind === 'budget' ? KERNEL_BUDGETS.find((name) => denial.rule === `budget.${name}`) : undefined;
+      if (spent !== undefined) {
         cutOff.add(spent);
         return;
       }

@@ -1,6 +1,8 @@
 import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { FENCE_SETS } from '../../src/core/fence-names.ts';
-import type { WardenReport } from '../../src/core/ports/warden.ts';
+import type { BudgetPlan, NameResolved, WardenReport } from '../../src/core/ports/warden.ts';
 import { until } from '../support/until.ts';
 import { launch, makeRun, startFixture, stopFixture } from '../support/warden-run.ts';
 
@@ -17,6 +19,10 @@ export type FeedScriptInput = {
   /** What the agent runs, in its own network namespace. */
   readonly script: string;
   readonly denials: number;
+  /** Beside those of `denials` and of bytes that leave. */
+  readonly budgets: readonly BudgetPlan[];
+  /** What the gate says of the names that it answered. */
+  readonly names: Readonly<Record<string, readonly string[]>>;
 };
 
 export type FeedScriptOutput = {
@@ -34,9 +40,10 @@ const fixture = await startFixture({
   egressHeldByKernel: true,
 });
 const run = await makeRun('all');
+const go = join(fixture.directory, 'go');
 try {
   await launch(fixture, run, {
-    script: `exec nsenter --net=${input.agentNamespace} sh -c '${input.script}'`,
+    script: `until [ -e ${go} ]; do sleep 0.02; done; exec nsenter --net=${input.agentNamespace} sh -c '${input.script}'`,
     plan: {
       address: input.address,
       bridge: input.bridge,
@@ -44,10 +51,19 @@ try {
       budgets: [
         { budget: 'denials', count: input.denials, windowMs: null, action: 'kill' },
         { budget: 'egress', limitBytes: 1_000_000, action: 'kill' },
+        ...input.budgets,
       ],
     },
   });
-  await until('the run is over', () => fixture.reports.some(({ kind }) => kind === 'emptied'), { deadlineMs: 10_000 });
+  for (const [name, addresses] of Object.entries(input.names)) {
+    const resolved: NameResolved = { kind: 'resolved', address: input.address, name, addresses };
+    fixture.warden.feedSocket.write(`${JSON.stringify(resolved)}\n`);
+  }
+  // Two answers: the turn of the loop between them has read what was written before the first.
+  await fixture.warden.sample(run.runId);
+  await fixture.warden.sample(run.runId);
+  writeFileSync(go, '');
+  await until('the run is over', () => fixture.reports.some(({ kind }) => kind === 'emptied'), { deadlineMs: 20_000 });
   const output: FeedScriptOutput = {
     feed: fixture.warden.ready.feed,
     reports: fixture.reports,

@@ -12,6 +12,9 @@ const SUBNET = '10.213.7.0/30';
 const ADDRESS = '10.213.7.2';
 const FORBIDDEN = '198.51.100.9';
 const OPEN = '198.51.100.1';
+/** The host's own too, but nothing that it answers comes in. */
+const MUTE = '198.51.100.2';
+const OTHERS = ['198.51.100.10', '198.51.100.11', '198.51.100.12'];
 
 let host: Namespace;
 let agent: Namespace;
@@ -26,7 +29,7 @@ beforeAll(async () => {
   await ip(`link add veth-w type veth peer name eth0 netns ${agent.name}`);
   await ip(`link set veth-w master ${BRIDGE} up`);
   // The open address is the host's own: what reaches it needs no forwarding and is answered.
-  await ip(`addr add ${OPEN}/32 dev lo`);
+  for (const address of [OPEN, MUTE]) await ip(`addr add ${address}/32 dev lo`);
   for (const args of [`addr add ${ADDRESS}/30 dev eth0`, 'link set eth0 up', 'route add default via 10.213.7.1']) {
     await agent.run('ip', args.split(' '));
   }
@@ -35,6 +38,7 @@ beforeAll(async () => {
       `create ${FENCE_SETS.bridge} hash:net,iface`,
       `create ${FENCE_SETS.egress} hash:ip counters`,
       `create ${FENCE_SETS.ingress} hash:ip counters`,
+      `create ${FENCE_SETS.connections} hash:ip counters`,
       '',
     ].join('\n'),
   });
@@ -44,9 +48,21 @@ beforeAll(async () => {
     `-t raw -A PREROUTING -i rf-+ -m set ! --match-set ${FENCE_SETS.bridge} src,src ${log(FENCE_PREFIXES.spoof)}`,
     `-t raw -A PREROUTING -i rf-+ -m set ! --match-set ${FENCE_SETS.bridge} src,src -j DROP`,
     `-t mangle -A PREROUTING -i rf-+ -m set --match-set ${FENCE_SETS.egress} src`,
-    `-t mangle -A PREROUTING -i rf-+ -d ${FORBIDDEN} -p tcp --dport 81 ${log(FENCE_PREFIXES.budget)}`,
-    `-t mangle -A PREROUTING -i rf-+ -d ${FORBIDDEN} -p tcp ! --dport 81 ${log(FENCE_PREFIXES.deny)}`,
-    `-t mangle -A PREROUTING -i rf-+ -d ${FORBIDDEN} -j DROP`,
+    `-t mangle -A PREROUTING -i rf-+ -m conntrack --ctstate NEW -m set --match-set ${FENCE_SETS.connections} src`,
+    ...[
+      [81, FENCE_PREFIXES.budget],
+      [82, FENCE_PREFIXES.ask],
+      [83, FENCE_PREFIXES.connections],
+    ].flatMap(([port, prefix]) => [
+      `-t mangle -A PREROUTING -i rf-+ -d ${FORBIDDEN} -p tcp --dport ${port} ${log(String(prefix))}`,
+      `-t mangle -A PREROUTING -i rf-+ -d ${FORBIDDEN} -p tcp --dport ${port} -j DROP`,
+    ]),
+    ...[FORBIDDEN, ...OTHERS].flatMap((address) => [
+      `-t mangle -A PREROUTING -i rf-+ -d ${address} -p tcp ${log(FENCE_PREFIXES.deny)}`,
+      `-t mangle -A PREROUTING -i rf-+ -d ${address} -j DROP`,
+    ]),
+    `-t mangle -A POSTROUTING -o rf-+ -s ${MUTE} ${log(FENCE_PREFIXES.ingress)}`,
+    `-t mangle -A POSTROUTING -o rf-+ -s ${MUTE} -j DROP`,
   ];
   for (const rule of rules) await host.run('iptables', ['-w', ...rule.split(' ')]);
 });
@@ -55,9 +71,11 @@ afterAll(async () => {
   await host.remove();
 });
 
-async function perform(options: { readonly script: string; readonly denials: number }): Promise<FeedScriptOutput> {
+async function perform(
+  options: Pick<FeedScriptInput, 'script' | 'denials'> & Partial<FeedScriptInput>,
+): Promise<FeedScriptOutput> {
   await host.run('ipset', ['add', '-exist', FENCE_SETS.bridge, `${SUBNET},${BRIDGE}`]);
-  for (const set of [FENCE_SETS.egress, FENCE_SETS.ingress]) {
+  for (const set of [FENCE_SETS.egress, FENCE_SETS.ingress, FENCE_SETS.connections]) {
     await host.run('ipset', ['add', '-exist', set, ADDRESS, 'packets', '0', 'bytes', '0']);
   }
   const input: FeedScriptInput = {
@@ -66,6 +84,8 @@ async function perform(options: { readonly script: string; readonly denials: num
     bridge: BRIDGE,
     address: ADDRESS,
     subnet: SUBNET,
+    budgets: [],
+    names: {},
     ...options,
   };
   const { stdout } = await host.run(process.execPath, [besideThis('warden-feed-script.ts'), JSON.stringify(input)]);
@@ -91,7 +111,7 @@ it('kills a run at its first forbidden packet, and silences it', async () => {
 it('leaves a run alone that sends only where it may, and counts its bytes', async () => {
   const output = await perform({ script: `busybox ping -c 3 -W 1 ${OPEN}`, denials: 0 });
   const { breach, usage } = reportOf(output, 'emptied') ?? { breach: undefined, usage: undefined };
-  expect([breach, usage?.denials, usage?.egressBytes]).toEqual([null, 0, 3 * 84]);
+  expect([breach, usage?.denials, usage?.egressBytes, usage?.connections]).toEqual([null, 0, 3 * 84, 1]);
   expect(output.bridgeSet).toContain(SUBNET);
 });
 
@@ -99,6 +119,67 @@ it('ends a run whose egress budget the kernel has cut off', async () => {
   const output = await perform({ script: `busybox nc -w 5 ${FORBIDDEN} 81; sleep 20`, denials: 100 });
   const breach = reportOf(output, 'breached')?.breach;
   expect(breach).toMatchObject({ reason: 'budget.egress', rule: 'budget.egress', limit: 1_000_000 });
+});
+
+it('ends a run whose ingress budget the kernel has cut off', async () => {
+  const budgets = [{ budget: 'ingress', limitBytes: 5_000, action: 'kill' }] as const;
+  const output = await perform({ script: `busybox ping -c 1 -W 1 ${MUTE}; sleep 20`, denials: 0, budgets });
+  expect(reportOf(output, 'breached')?.breach).toMatchObject({
+    reason: 'budget.ingress',
+    measured: 5_000,
+    limit: 5_000,
+    action: 'kill',
+  });
+  expect(reportOf(output, 'denied')?.denial).toMatchObject({ kind: 'budget', destination: MUTE, protocol: 'icmp' });
+});
+
+it('ends a run whose connections the kernel has cut off, before a counter shows it', async () => {
+  const budgets = [{ budget: 'connections', count: 7, action: 'kill' }] as const;
+  const output = await perform({ script: `busybox nc -w 5 ${FORBIDDEN} 83; sleep 20`, denials: 0, budgets });
+  expect(reportOf(output, 'breached')?.breach).toMatchObject({ reason: 'budget.connections', measured: 7, limit: 7 });
+});
+
+it('ends a run at one connection more than it may make, as the counter of the fence says', async () => {
+  const budgets = [{ budget: 'connections', count: 1, action: 'kill' }] as const;
+  const script = (pings: number): string =>
+    `${Array.from({ length: pings }, () => `busybox ping -c 1 -W 1 ${OPEN}`).join('; ')}; sleep 1.5`;
+  const one = await perform({ script: script(1), denials: 0, budgets });
+  const two = await perform({ script: script(2), denials: 0, budgets });
+  expect([one, two].map((output) => reportOf(output, 'emptied')?.breach?.reason ?? null)).toEqual([
+    null,
+    'budget.connections',
+  ]);
+});
+
+it('tells once a second what waits for a person, and counts it as no denial', async () => {
+  const output = await perform({ script: `busybox nc -w 4 ${FORBIDDEN} 82; true`, denials: 0 });
+  const { breach, usage } = reportOf(output, 'emptied') ?? { breach: undefined, usage: undefined };
+  const asked = output.reports.filter(({ kind }) => kind === 'asked');
+  expect([breach, usage?.denials, asked[0]]).toMatchObject([
+    null,
+    0,
+    { address: FORBIDDEN, port: 82, protocol: 'tcp' },
+  ]);
+  // The kernel sends the opening again after a second at the earliest.
+  expect(asked.length).toBeGreaterThanOrEqual(2);
+  expect(asked.length).toBeLessThanOrEqual(5);
+});
+
+it('counts an opening that the kernel sends again once, and two openings twice', async () => {
+  const once = await perform({ script: `busybox nc -w 4 ${FORBIDDEN} 22; true`, denials: 100 });
+  const twice = await perform({
+    script: `busybox nc -w 1 ${FORBIDDEN} 22; busybox nc -w 1 ${FORBIDDEN} 22; true`,
+    denials: 100,
+  });
+  expect([once, twice].map((output) => reportOf(output, 'emptied')?.usage.denials)).toEqual([1, 2]);
+});
+
+it('counts a client that goes through the addresses of one name once, and without the name each of them', async () => {
+  const script = `${OTHERS.map((address) => `busybox nc -w 1 ${address} 8080`).join(' & ')} & wait; true`;
+  const named = await perform({ script, denials: 1, names: { 'pool.example': OTHERS } });
+  const unnamed = await perform({ script, denials: 1 });
+  expect(reportOf(named, 'emptied')).toMatchObject({ breach: null, usage: { denials: 1 } });
+  expect(reportOf(unnamed, 'breached')?.breach).toMatchObject({ reason: 'budget.denials', limit: 1 });
 });
 
 it('tells a forged source by the bridge that it came from', async () => {
