@@ -16,14 +16,18 @@ import {
 } from './endpoints.ts';
 import { FRAME, FrameDecoder, frameJson } from './frames.ts';
 import type {
+  Approval,
   DoctorReport,
   EventsRequest,
   Explanation,
   Health,
   Incident,
   IncidentSummary,
+  LedgerCheckpoint,
   LaunchRequest,
   LogsRequest,
+  ReloadReport,
+  ReloadRequest,
   RunDetail,
   RunView,
 } from './service.ts';
@@ -42,6 +46,12 @@ export type Client = {
   wait(run: string, signal?: AbortSignal): Promise<Outcome>;
   stop(run: string): Promise<void>;
   kill(run: string): Promise<void>;
+  resume(run: string): Promise<void>;
+  reload(request: ReloadRequest): Promise<ReloadReport>;
+  approvals(options: { readonly all: boolean }): Promise<readonly Approval[]>;
+  /** `forSeconds: null`: the time that the daemon's configuration says. */
+  approve(id: string, options: { readonly forSeconds: number | null }): Promise<Approval>;
+  deny(id: string, options: { readonly reason: string | null }): Promise<Approval>;
   logs(run: string, options: LogsRequest, signal?: AbortSignal): AsyncIterable<OutputChunk>;
   events(options: EventsRequest, signal?: AbortSignal): AsyncIterable<LedgerRecord>;
   incidents(): Promise<readonly IncidentSummary[]>;
@@ -50,6 +60,7 @@ export type Client = {
   release(profile: string): Promise<void>;
   doctor(): Promise<DoctorReport>;
   gc(): Promise<{ readonly removed: readonly string[] }>;
+  checkpoint(): Promise<LedgerCheckpoint>;
 };
 
 // Longer than the daemon needs for anything but a wait: the slowest is a launch with a cold image.
@@ -75,6 +86,11 @@ export function connectClient(options: { readonly socketPath: string }): Client 
     wait: (run, signal) => json('wait', { params: { run }, signal, endless: true }),
     stop: async (run) => void (await json('stop', { params: { run } })),
     kill: async (run) => void (await json('kill', { params: { run } })),
+    resume: async (run) => void (await json('resume', { params: { run } })),
+    reload: (body) => json('reload', { body }),
+    approvals: ({ all }) => json('approvals', { query: { all: all ? 'true' : null } }),
+    approve: (id, body) => json('approve', { params: { id }, body }),
+    deny: (id, body) => json('deny', { params: { id }, body }),
     logs: (run, { follow, tailLines }, signal) =>
       answerOutput(socketPath, {
         params: { run },
@@ -92,6 +108,7 @@ export function connectClient(options: { readonly socketPath: string }): Client 
     release: async (profile) => void (await json('release', { params: { profile } })),
     doctor: () => json('doctor'),
     gc: () => json('gc'),
+    checkpoint: () => json('checkpoint'),
   };
 }
 

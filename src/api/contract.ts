@@ -4,12 +4,16 @@ import type { Outcome } from '../core/outcome.ts';
 import { PROFILE_NAME_PATTERN } from '../core/ids.ts';
 import { PROFILE_BYTES_MAX, type EndpointName } from './endpoints.ts';
 import type {
+  Approval,
   DoctorReport,
   Explanation,
   Health,
   Incident,
   IncidentSummary,
+  LedgerCheckpoint,
   LaunchRequest,
+  ReloadReport,
+  ReloadRequest,
   RunDetail,
   RunView,
 } from './service.ts';
@@ -21,10 +25,13 @@ const LABELS_MAX = 32;
 const LABEL_KEY_CHARS_MAX = 63;
 const LABEL_VALUE_CHARS_MAX = 256;
 const TAIL_LINES_MAX = 1_000_000;
+const APPROVAL_SECONDS_MAX = 30 * 86_400;
+const DENIAL_REASON_CHARS_MAX = 200;
 
 // A run id, a prefix of one, or a profile name: nothing else can name a run, so nothing else is looked up.
 const RUN_REFERENCE = /^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/;
 const INCIDENT_REFERENCE = /^[a-z0-9]{1,13}$/;
+const APPROVAL_REFERENCE = /^a[a-z0-9]{0,12}$/;
 const LABEL_KEY = /^[A-Za-z0-9][A-Za-z0-9._/-]*$/;
 // Control characters in a label would reach every list that shows it.
 // oxlint-disable-next-line no-control-regex -- the control characters are what is refused.
@@ -52,7 +59,7 @@ const wholeNumber = (options: { readonly max: number; readonly description: stri
     .optional()
     .describe(options.description);
 
-const launchBody = z.strictObject({
+const profileFields = {
   profilePath: z
     .string()
     .max(PATH_CHARS_MAX)
@@ -63,6 +70,12 @@ const launchBody = z.strictObject({
     .string()
     .max(PROFILE_BYTES_MAX)
     .describe('The text of that file as the caller read it: proof that the caller may, and what was meant to run.'),
+};
+
+const reloadBody = z.strictObject(profileFields);
+
+const launchBody = z.strictObject({
+  ...profileFields,
   command: z
     .array(z.string().max(WORD_CHARS_MAX).regex(NUL_FREE, 'must hold no NUL'))
     .min(1)
@@ -85,6 +98,31 @@ const launchBody = z.strictObject({
   stdin: z.boolean().describe('Give the agent the standard input of the caller.'),
 });
 
+const approvalParams = z.strictObject({
+  id: z
+    .string()
+    .regex(APPROVAL_REFERENCE, 'must be the id of a request for approval, or the beginning of one')
+    .describe('The id of a request for approval, or a unique beginning of one.'),
+});
+
+const approveBody = z.strictObject({
+  forSeconds: z
+    .int()
+    .min(1)
+    .max(APPROVAL_SECONDS_MAX)
+    .nullable()
+    .describe('How long it stays open; null for the time that the configuration of the daemon says.'),
+});
+
+const denyBody = z.strictObject({
+  reason: z
+    .string()
+    .max(DENIAL_REASON_CHARS_MAX)
+    .regex(CONTROL_FREE, 'must hold no control characters')
+    .nullable()
+    .describe('For the record.'),
+});
+
 type RequestSchemas = { readonly params: z.ZodType; readonly query: z.ZodType; readonly body: z.ZodType | null };
 
 const runRequest = { params: runParams, query: nothing, body: null } as const;
@@ -99,6 +137,11 @@ export const REQUESTS = {
   wait: runRequest,
   stop: runRequest,
   kill: runRequest,
+  resume: runRequest,
+  reload: { params: nothing, query: nothing, body: reloadBody },
+  approvals: { params: nothing, query: z.strictObject({ all: flag('Also what was decided lately.') }), body: null },
+  approve: { params: approvalParams, query: nothing, body: approveBody },
+  deny: { params: approvalParams, query: nothing, body: denyBody },
   logs: {
     params: runParams,
     query: z.strictObject({
@@ -147,6 +190,7 @@ export const REQUESTS = {
   },
   doctor: plainRequest,
   gc: plainRequest,
+  checkpoint: plainRequest,
 } as const satisfies Readonly<Record<EndpointName, RequestSchemas>>;
 
 /** A request that passed its schemas, as the handler of that endpoint sees it. */
@@ -179,18 +223,26 @@ export type Answers = {
   readonly wait: Outcome;
   readonly stop: null;
   readonly kill: null;
+  readonly resume: null;
+  readonly reload: ReloadReport;
+  readonly approvals: readonly Approval[];
+  readonly approve: Approval;
+  readonly deny: Approval;
   readonly incidents: readonly IncidentSummary[];
   readonly incident: Incident;
   readonly why: Explanation;
   readonly release: null;
   readonly doctor: DoctorReport;
   readonly gc: { readonly removed: readonly string[] };
+  readonly checkpoint: LedgerCheckpoint;
 };
 
 /** The schema and the type that the service takes are the same thing, or this does not compile. */
 type Same<Left, Right> = [Left] extends [Right] ? ([Right] extends [Left] ? true : false) : false;
 const launchBodyIsLaunchRequest: Same<z.output<typeof launchBody>, Mutable<LaunchRequest>> = true;
 void launchBodyIsLaunchRequest;
+const reloadBodyIsReloadRequest: Same<z.output<typeof reloadBody>, Mutable<ReloadRequest>> = true;
+void reloadBodyIsReloadRequest;
 
 type Mutable<Value> = Value extends readonly (infer Item)[]
   ? Mutable<Item>[]

@@ -63,6 +63,41 @@ export const ENDPOINTS = {
     returns: 'null',
     summary: 'SIGKILL to every process of the run, now.',
   },
+  resume: {
+    method: 'POST',
+    path: '/v1/runs/:run/resume',
+    answer: 'json',
+    returns: 'null',
+    summary: 'Lets a paused run go on, with more of the budget that paused it.',
+  },
+  reload: {
+    method: 'POST',
+    path: '/v1/reload',
+    answer: 'json',
+    returns: 'ReloadReport',
+    summary: 'Holds the runs alive of a profile to its new text, without a restart: all of them, or none.',
+  },
+  approvals: {
+    method: 'GET',
+    path: '/v1/approvals',
+    answer: 'json',
+    returns: 'Approval[]',
+    summary: 'What waits for a person, oldest first; with `all` also what was decided lately.',
+  },
+  approve: {
+    method: 'POST',
+    path: '/v1/approvals/:id/approve',
+    answer: 'json',
+    returns: 'Approval',
+    summary: 'Opens exactly what was asked for, for that run and for a time.',
+  },
+  deny: {
+    method: 'POST',
+    path: '/v1/approvals/:id/deny',
+    answer: 'json',
+    returns: 'Approval',
+    summary: 'Refuses what was asked for; the agent hears it at once.',
+  },
   logs: {
     method: 'GET',
     path: '/v1/runs/:run/logs',
@@ -125,6 +160,13 @@ export const ENDPOINTS = {
     answer: 'json',
     returns: '{ removed: string[] }',
     summary: 'Removes whatever a crash left.',
+  },
+  checkpoint: {
+    method: 'POST',
+    path: '/v1/ledger/checkpoint',
+    answer: 'json',
+    returns: 'LedgerCheckpoint',
+    summary: 'Signs where the record stands now.',
   },
 } as const satisfies Readonly<Record<string, Endpoint>>;
 

@@ -39,6 +39,20 @@ export async function answerRequest(request: CheckedRequest, context: HandlerCon
     case 'kill':
       await service.kill(request.params.run, caller);
       return json(null);
+    case 'resume':
+      await service.resume(request.params.run, caller);
+      return json(null);
+    case 'reload':
+      return json(await service.reload(request.body, caller));
+    case 'approvals':
+      return json(await service.approvals({ all: request.query.all === 'true' }));
+    case 'approve': {
+      const { forSeconds } = request.body;
+      const options = { forMs: forSeconds === null ? null : forSeconds * 1_000 };
+      return json(await service.approve(request.params.id, options, caller));
+    }
+    case 'deny':
+      return json(await service.deny(request.params.id, request.body, caller));
     case 'logs': {
       const { follow, tail } = request.query;
       const options = { follow: follow === 'true', tailLines: tail === undefined ? null : Number(tail) };
@@ -66,6 +80,8 @@ export async function answerRequest(request: CheckedRequest, context: HandlerCon
       return json(await service.doctor());
     case 'gc':
       return json(await service.gc(caller));
+    case 'checkpoint':
+      return json(await service.checkpoint(caller));
     case 'attach':
       throw fail('REQUEST_INVALID', { detail: `attach needs the header \`Upgrade: ${ATTACH_PROTOCOL}\`` });
     default:

@@ -1,6 +1,9 @@
+import type { HeldRequest } from '../core/approval.ts';
 import type { OutputChunk } from '../core/ports/engine.ts';
+import type { FenceDestination } from '../core/ports/fence.ts';
 import type { LedgerRecord } from '../core/ports/record.ts';
 import type { Bound, Breach, Outcome, Rung, Usage } from '../core/outcome.ts';
+import type { SpecChange } from '../profile/spec.ts';
 
 /**
  * What the daemon offers over its socket, as plain functions: the API server turns requests into these calls, and the
@@ -19,6 +22,15 @@ export type Service = {
   wait(run: string, signal: AbortSignal): Promise<Outcome>;
   stop(run: string, caller: Caller): Promise<void>;
   kill(run: string, caller: Caller): Promise<void>;
+  /** Lets a paused run go on, with more of the budget that paused it. */
+  resume(run: string, caller: Caller): Promise<void>;
+  /** Holds the runs alive of a profile to its new text; either all of them or, with the reason, none. */
+  reload(request: ReloadRequest, caller: Caller): Promise<ReloadReport>;
+  /** What waits for a person, oldest first; with `all` also what was decided lately. */
+  approvals(options: { readonly all: boolean }): Promise<readonly Approval[]>;
+  /** `id` is an id or a unique beginning of one. `forMs: null` leaves the time to the daemon's configuration. */
+  approve(id: string, options: { readonly forMs: number | null }, caller: Caller): Promise<Approval>;
+  deny(id: string, options: { readonly reason: string | null }, caller: Caller): Promise<Approval>;
   logs(run: string, options: LogsRequest, signal: AbortSignal): AsyncIterable<OutputChunk>;
   events(options: EventsRequest, signal: AbortSignal): AsyncIterable<LedgerRecord>;
   incidents(): Promise<readonly IncidentSummary[]>;
@@ -28,6 +40,16 @@ export type Service = {
   release(profile: string, caller: Caller): Promise<void>;
   doctor(): Promise<DoctorReport>;
   gc(caller: Caller): Promise<{ readonly removed: readonly string[] }>;
+  /** Signs where the ledger stands now. */
+  checkpoint(caller: Caller): Promise<LedgerCheckpoint>;
+};
+
+/** `note` is signed; `key` is what it is checked with, to be kept on another machine. */
+export type LedgerCheckpoint = {
+  readonly seq: number;
+  readonly hash: string;
+  readonly note: string;
+  readonly key: string;
 };
 
 /** From the peer credentials of the socket, never from what the client says. */
@@ -77,6 +99,8 @@ export type RunView = {
   readonly bounds: readonly Bound[];
   readonly outcome: Outcome | null;
   readonly labels: Readonly<Record<string, string>>;
+  /** The breach for which the run is slowed down or stands still; null while nothing holds it. */
+  readonly held: Breach | null;
 };
 
 export type RunDetail = RunView & {
@@ -94,6 +118,47 @@ export type RunDetail = RunView & {
   readonly egress: readonly string[];
   readonly denialsByDestination: readonly { readonly destination: string; readonly count: number }[];
   readonly launchedBy: Caller;
+  /** Bytes out for each destination, busiest first. */
+  readonly destinations: readonly FenceDestination[];
+  /** What the agent asked for and a person has not decided. */
+  readonly pending: readonly Approval[];
+};
+
+/** A request under `egress.ask`, and what became of it. Every string that an agent chose is bounded and printable. */
+export type Approval = {
+  readonly id: string;
+  readonly runId: string;
+  readonly profile: string;
+  /** Of the profile that the run was held to when it asked. */
+  readonly profileDigest: string;
+  readonly request: HeldRequest;
+  /** The request in one phrase: `api.example.com on 443/tcp`. */
+  readonly wants: string;
+  /** `expired`: nobody came. `withdrawn`: the run ended, or its profile was changed. */
+  readonly state: 'pending' | 'approved' | 'denied' | 'expired' | 'withdrawn';
+  readonly requestedAt: string;
+  readonly expiresAt: string;
+  readonly decidedAt: string | null;
+  readonly decidedBy: Caller | null;
+  /** How long what was approved stays open. */
+  readonly forMs: number | null;
+  readonly reason: string | null;
+};
+
+/** `profileText` proves, as in a launch, that the caller can read the file. */
+export type ReloadRequest = { readonly profilePath: string; readonly profileText: string };
+
+export type ReloadReport = {
+  readonly profile: string;
+  readonly profileDigest: string;
+  readonly runs: readonly ReloadedRun[];
+};
+
+/** `changes` is empty when the run was already held to just this. */
+export type ReloadedRun = {
+  readonly runId: string;
+  readonly fromDigest: string;
+  readonly changes: readonly SpecChange[];
 };
 
 export type LogsRequest = { readonly follow: boolean; readonly tailLines: number | null };

@@ -40,6 +40,12 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./inspect.ts'),
   },
   {
+    name: 'top',
+    summary: 'watch what is nearest to its bound',
+    example: 'ringfence top',
+    load: () => import('./top.ts'),
+  },
+  {
     name: 'logs',
     summary: 'show what an agent wrote',
     example: 'ringfence logs -f paper-reader',
@@ -62,6 +68,36 @@ export const COMMANDS: readonly CommandEntry[] = [
     summary: 'end a run at once',
     example: 'ringfence kill paper-reader',
     load: () => import('./kill.ts'),
+  },
+  {
+    name: 'resume',
+    summary: 'let a paused run go on',
+    example: 'ringfence resume paper-reader',
+    load: () => import('./resume.ts'),
+  },
+  {
+    name: 'reload',
+    summary: 'hold the runs of a profile to its new text',
+    example: 'ringfence reload profiles/offline.yaml',
+    load: () => import('./reload.ts'),
+  },
+  {
+    name: 'pending',
+    summary: 'list what agents wait for a person to allow',
+    example: 'ringfence pending',
+    load: () => import('./pending.ts'),
+  },
+  {
+    name: 'approve',
+    summary: 'allow what an agent asked for, for a time',
+    example: 'ringfence approve a0123456789ab --for 10m',
+    load: () => import('./approve.ts'),
+  },
+  {
+    name: 'deny',
+    summary: 'refuse what an agent asked for',
+    example: 'ringfence deny a0123456789ab',
+    load: () => import('./deny.ts'),
   },
   {
     name: 'wait',
@@ -98,6 +134,12 @@ export const COMMANDS: readonly CommandEntry[] = [
     summary: 'check profiles, without a daemon',
     example: 'ringfence validate profiles/*.yaml',
     load: () => import('./validate.ts'),
+  },
+  {
+    name: 'diff',
+    summary: 'say what changes between two profiles',
+    example: 'ringfence diff before.yaml after.yaml',
+    load: () => import('./diff.ts'),
   },
   {
     name: 'schema',

@@ -43,6 +43,12 @@ function renderRun(run: RunDetail): string {
       'denied',
       run.denialsByDestination.map(({ destination, count }) => `${destination}, ${count} times`),
     ),
+    ...listed('sent to', run.destinations.map(showDestination)),
+    ...listed(
+      'waits for',
+      run.pending.map(({ id, wants }) => `${wants}; \`ringfence approve ${id}\``),
+    ),
+    ...(run.held === null ? [] : listed('held', [`${run.held.action} by ${run.held.rule}`])),
   ];
   const bounds = renderTable(
     [{ head: 'BOUND' }, { head: 'USED', align: 'right' }, { head: 'OF', align: 'right' }, { head: 'HELD BY' }],
@@ -50,6 +56,10 @@ function renderRun(run: RunDetail): string {
   );
   const ending = run.outcome === null ? [] : ['', describeOutcome(run.outcome)];
   return [renderPairs(facts), '', bounds, ...ending].join('\n');
+}
+
+function showDestination({ address, port, protocol, egressBytes }: RunDetail['destinations'][number]): string {
+  return `${address}:${port}/${protocol}, ${formatBytes(egressBytes)}`;
 }
 
 function listed(name: string, values: readonly string[]): (readonly [string, string])[] {

@@ -10,6 +10,8 @@ import { printable } from '../core/text.ts';
 export async function readProfile(options: {
   readonly file: string;
   readonly cwd: string;
+  /** The command that a hint repeats. */
+  readonly command?: string;
 }): Promise<{ readonly profilePath: string; readonly profileText: string }> {
   const profilePath = resolve(options.cwd, options.file);
   const shown = printable(options.file);
@@ -62,6 +64,7 @@ function reasonOf(cause: unknown): string {
 async function suggestion(options: {
   readonly file: string;
   readonly cwd: string;
+  readonly command?: string;
 }): Promise<{ readonly hint?: string }> {
   if (!/^[a-z0-9-]{1,40}$/.test(options.file)) return {};
   const near = `profiles/${options.file}.yaml`;
@@ -69,5 +72,5 @@ async function suggestion(options: {
     () => true,
     () => false,
   );
-  return exists ? { hint: `give its path: \`ringfence run ${near}\`` } : {};
+  return exists ? { hint: `give its path: \`ringfence ${options.command ?? 'run'} ${near}\`` } : {};
 }

@@ -41,7 +41,7 @@ export function renderRuns(
   const rows = runs.map((run) => [
     run.runId,
     run.profile,
-    run.phase,
+    phaseOf(run),
     shortAge(options.nowMs - Date.parse(run.admittedAt)),
     against(shortDuration(run.usage.cpuMs), bound(run, 'budget.cpu'), shortDuration),
     against(shortBytes(run.usage.memoryBytes), bound(run, 'limits.memory'), shortBytes),
@@ -50,6 +50,11 @@ export function renderRuns(
     run.outcome === null ? remaining(run) : ended(run.outcome),
   ]);
   return renderTable(COLUMNS, rows, options.columnsMax);
+}
+
+function phaseOf({ phase, held }: RunView): string {
+  if (phase !== 'running' || held === null) return phase;
+  return held.action === 'pause' ? 'paused' : 'slowed';
 }
 
 function bound(run: RunView, path: Bound['path']): number | null {

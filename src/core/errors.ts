@@ -113,6 +113,42 @@ export const ERRORS = {
     httpStatus: 409,
     exitCode: EXIT_FAILED,
   },
+  RUN_NOT_RUNNING: {
+    message: 'the run is not running yet',
+    hint: '`ringfence ps` shows its phase; try again when it is running',
+    httpStatus: 409,
+    exitCode: EXIT_FAILED,
+  },
+  RUN_NOT_PAUSED: {
+    message: 'the run is not paused',
+    hint: '`ringfence ps` shows which runs are',
+    httpStatus: 409,
+    exitCode: EXIT_FAILED,
+  },
+  RELOAD_NEEDS_RESTART: {
+    message: 'the profile changes what only a new launch can change, so nothing was changed',
+    hint: 'take these changes back, or stop the run and launch it again',
+    httpStatus: 409,
+    exitCode: EXIT_REFUSED,
+  },
+  APPROVAL_NOT_FOUND: {
+    message: 'there is no such request for approval',
+    hint: '`ringfence pending` lists what waits for a person',
+    httpStatus: 404,
+    exitCode: EXIT_FAILED,
+  },
+  APPROVAL_AMBIGUOUS: {
+    message: 'more than one request for approval matches',
+    hint: 'give more of the id: `ringfence pending` lists them',
+    httpStatus: 409,
+    exitCode: EXIT_FAILED,
+  },
+  APPROVAL_DECIDED: {
+    message: 'the request does not wait for a decision any more',
+    hint: '`ringfence pending --all` says what became of it; when the agent asks again there is a new request',
+    httpStatus: 409,
+    exitCode: EXIT_FAILED,
+  },
   INCIDENT_NOT_FOUND: {
     message: 'there is no such incident',
     hint: '`ringfence incidents` lists them',

@@ -7,7 +7,7 @@ export const PROFILE_NAME_PATTERN = /^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/;
 const ALPHABET = '0123456789abcdefghijklmnopqrstuvwxyz';
 
 /** Turns random bytes (at least 12) into an id. Pure: the caller brings the randomness. */
-export function idFrom(prefix: 'r' | 'i', random: Uint8Array): string {
+export function idFrom(prefix: 'r' | 'i' | 'a', random: Uint8Array): string {
   let id: string = prefix;
   for (let index = 0; index < 12; index += 1) id += ALPHABET[(random[index] ?? 0) % ALPHABET.length];
   return id;

@@ -39,29 +39,47 @@ export async function admit(request: LaunchRequest, caller: Caller, world: Admis
     throw fail('LEDGER_UNWRITABLE', { detail: `the ledger cannot be written: ${ledgerFailure.message}` });
   if (world.runsAlive() >= world.runsMax)
     throw fail('RUNS_TOO_MANY', { detail: `${world.runsMax} runs are alive, which is as many as runsMax allows` });
-  const text = await readTrustedProfile({ path: request.profilePath, text: request.profileText }, caller);
-  const parsed = parseProfile({ text, file: request.profilePath });
-  if (!parsed.ok) throw refusalOf('PROFILE_INVALID', parsed.problems);
-  const resolved = resolveProfile({ parsed, digest: digestOf(text), folder: dirname(request.profilePath) });
-  if (!resolved.ok) throw refusalOf('PROFILE_INVALID', resolved.problems);
-  const later = unenforceableProblems(parsed, resolved.spec);
-  if (later.length > 0) throw refusalOf('NOT_ENFORCEABLE', later);
-  const spec = withCommand(resolved.spec, request.command, parsed.document);
-  refuseBeyondHost(spec, parsed, world.engineFacts);
+  const { spec: written, text, document } = await checkProfile(request, caller, world);
+  const spec = withCommand(written, request.command, document);
   if (world.isQuarantined(spec.name)) {
     throw fail('PROFILE_QUARANTINED', {
       detail: `${spec.name} is in quarantine after a breach`,
       hint: `read \`ringfence incidents\`, then \`ringfence release ${spec.name}\``,
     });
   }
+  const image = await placing(['image'], document, () => world.engine.resolveImage(spec.image));
+  return { spec, profileText: text, document, image };
+}
+
+export type CheckedProfile = {
+  /** Without the command of the caller where the profile leaves it to them. */
+  readonly spec: Spec;
+  readonly text: string;
+  readonly document: StrictDocument;
+};
+
+/** The profile as it stands on the disk, whole and fit for this host; refused with the place of what is wrong. */
+export async function checkProfile(
+  request: { readonly profilePath: string; readonly profileText: string },
+  caller: Caller,
+  world: Pick<AdmissionWorld, 'engineFacts' | 'sinkNames'>,
+): Promise<CheckedProfile> {
+  const text = await readTrustedProfile({ path: request.profilePath, text: request.profileText }, caller);
+  const parsed = parseProfile({ text, file: request.profilePath });
+  if (!parsed.ok) throw refusalOf('PROFILE_INVALID', parsed.problems);
+  const resolved = resolveProfile({ parsed, digest: digestOf(text), folder: dirname(request.profilePath) });
+  if (!resolved.ok) throw refusalOf('PROFILE_INVALID', resolved.problems);
+  const { spec } = resolved;
+  const later = unenforceableProblems(parsed, spec);
+  if (later.length > 0) throw refusalOf('NOT_ENFORCEABLE', later);
+  refuseBeyondHost(spec, parsed, world.engineFacts);
   const { document } = parsed;
   const unknownSink = spec.alerts.findIndex((name) => !world.sinkNames.has(name));
   if (unknownSink !== -1) {
     const refused = fail('SINK_UNKNOWN', { detail: `the daemon has no sink "${spec.alerts[unknownSink]}"` });
     throw refusalAt(['alerts', unknownSink], refused, document);
   }
-  const image = await placing(['image'], document, () => world.engine.resolveImage(spec.image));
-  return { spec, profileText: text, document, image };
+  return { spec, text, document };
 }
 
 function withCommand(spec: Spec, given: readonly string[] | null, document: StrictDocument): Spec {

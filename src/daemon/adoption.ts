@@ -50,6 +50,7 @@ async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
   const newRun: NewRun = {
     runId,
     adopted: true,
+    launchDigest: run.launchDigest ?? profile.spec.profileDigest,
     admission: { ...profile, image },
     request: requestFrom(run.admission),
     caller: callerFrom(run.admission),

@@ -4,8 +4,10 @@ import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
 import { createApiServer, type ApiServer } from '../api/server.ts';
+import type { Caller } from '../api/service.ts';
 import { openOutbox } from '../alert/outbox.ts';
 import { FENCE_SETS } from '../core/fence-names.ts';
+import type { HeldRequest } from '../core/approval.ts';
 import { messageOf } from '../core/errors.ts';
 import type { AlertOutbox, WebhookSink } from '../core/ports/alert.ts';
 import type { Fence } from '../core/ports/fence.ts';
@@ -23,15 +25,18 @@ import { NEVER_RANGES } from '../policy/egress.ts';
 import { takeAfterlife } from '../warden/afterlife.ts';
 import { startWarden, type WardenClient } from '../warden/client.ts';
 import { VERSION } from '../core/version.ts';
+import { ApprovalDesk, type AskingRun } from './approvals.ts';
 import { adoptRuns, replayAfterlife } from './adoption.ts';
 import { loadConfig, readSinkKeys, type DaemonConfig } from './config.ts';
 import { examineHost } from './doctor.ts';
-import { groupIdOf } from './groups.ts';
+import { EngineWatch } from './engine-watch.ts';
+import { groupIdOf, isInGroup } from './groups.ts';
 import { lockFence } from './fence-lock.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { removeLeftovers } from './leftovers.ts';
+import { NoticeDesk } from './notice-desk.ts';
 import { fenceFindings, portsFor, type HostParts } from './run-ports.ts';
-import { RunTable } from './run-table.ts';
+import { RunTable, type RunEntry } from './run-table.ts';
 import { SecretStore } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
 import { upstreamsOf } from './upstreams.ts';
@@ -86,7 +91,8 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   const { statePath, socketPath } = options;
   const config = await loadConfig(options.configPath, { required: options.configRequired });
   const sinks = await sinksOf(config);
-  const socketGroup = config.socket.group === undefined ? null : await groupIdOf(config.socket.group);
+  const socketGroup = config.socket.group === undefined ? null : await groupIdOf('socket.group', config.socket.group);
+  const mayDecide = await decidersOf(config);
   await mkdir(statePath, { recursive: true, mode: 0o700 });
   const nowIso = (): string => new Date().toISOString();
   // The ledger is first: its lock is what keeps a second daemon away from everything below.
@@ -120,10 +126,10 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   const outbox = await openAlerts({ statePath, sinks, ledger, log });
   closers.push(() => outbox.close());
 
-  const hooks: Hooks = { onReport: () => undefined, onLost: () => undefined };
+  const hooks: Hooks = { onReport: () => undefined, onLost: () => undefined, onAsked: () => undefined };
   const warden = await openWarden(options, config, hooks);
   closers.push(() => warden.stop());
-  const { fence, gate } = await openFence({ config, statePath, engine, warden, log });
+  const { fence, gate } = await openFence({ config, statePath, engine, warden, log, hooks });
   closers.push(() => gate.close());
   const secretStore = await SecretStore.open(join(dirname(socketPath), 'secrets'));
   const keepRuns = config.onStop === 'keep';
@@ -136,6 +142,18 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   for (const run of replay.ended) table.addPast(run);
   const incidents = deskOf(replay, { ledger, outbox, log });
   await incidents.requeue(replay.incidents, { settled: replay.settledAlerts, nowMs: Date.now() });
+  const notices = new NoticeDesk({ outbox, log });
+  const approvals = new ApprovalDesk({
+    ledger,
+    fence,
+    log,
+    expireMs: config.approvals.expireSeconds * 1_000,
+    grantMs: config.approvals.grantSeconds * 1_000,
+    runOf: (runId) => askingRun(table.get(runId)),
+    mayDecide,
+    announce: (approval, spec) => notices.asked(approval, spec),
+    nowMs: () => Date.now(),
+  });
   const parts: HostParts = {
     version: VERSION,
     engine,
@@ -144,6 +162,7 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
     warden,
     ledger,
     incidents,
+    notices,
     secretStore,
     places: { forbidden: [statePath, dirname(socketPath), engineFacts.rootDirectory] },
     sharedSecretFolders: [SHARED_SECRETS_FOLDER],
@@ -161,9 +180,12 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
       ledgerFailure: () => ledger.failure(),
     },
     engine,
+    fence,
     warden,
     ledger,
     incidents,
+    approvals,
+    mayDecide,
     table,
     log,
     portsFor: (run) => portsFor(run, parts),
@@ -174,6 +196,10 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   });
   hooks.onReport = (report) => supervisor.receive(report);
   hooks.onLost = (detail) => supervisor.onWardenLost(detail);
+  hooks.onAsked = (address, request) => {
+    const runId = table.byAddress(address)?.driver.state.runId;
+    if (runId !== undefined) approvals.askName(runId, request);
+  };
   closers.push(() => (keepRuns ? supervisor.leave() : supervisor.stopAll()));
 
   const left = await adoptRuns(replay.open, { engine, supervisor, log, portsFor: (run) => portsFor(run, parts) });
@@ -188,7 +214,7 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   closers.push(async () => background.abort());
   const failed = Promise.withResolvers<void>();
   const watched = [
-    followEngine(engine, supervisor, background.signal),
+    followEngine(engine, new EngineWatch({ engine, ledger, table, log }), background.signal),
     guardFence(fence, supervisor, { ledger, log, table, signal: background.signal }),
   ];
   for (const each of watched) each.catch((error: unknown) => failed.reject(error));
@@ -260,7 +286,28 @@ function openAlerts(parts: {
   });
 }
 
-type Hooks = { onReport(report: WardenReport): void; onLost(detail: string): void };
+/** Who asks is known before who answers: what comes until then is about no run of this daemon. */
+type Hooks = {
+  onReport(report: WardenReport): void;
+  onLost(detail: string): void;
+  onAsked(address: string, request: HeldRequest & { readonly kind: 'name' }): void;
+};
+
+/** Root, and the members of the configured group; without one, whoever launched the run. */
+async function decidersOf(config: DaemonConfig): Promise<(caller: Caller, launchedBy: Caller) => Promise<boolean>> {
+  const { group } = config.approvals;
+  const groupId = group === undefined ? null : await groupIdOf('approvals.group', group);
+  return async (caller, launchedBy) =>
+    caller.uid === 0 || (groupId === null ? caller.uid === launchedBy.uid : await isInGroup(caller, groupId));
+}
+
+/** Only what runs, or is about to, can use an answer. */
+function askingRun(entry: RunEntry | undefined): AskingRun | null {
+  if (entry === undefined) return null;
+  const { spec, phase, end, empty } = entry.driver.state;
+  const alive = (phase === 'running' || phase === 'preparing') && end === null && !empty;
+  return alive ? { spec, launchedBy: entry.caller } : null;
+}
 
 function openWarden(options: DaemonOptions, config: DaemonConfig, hooks: Hooks): Promise<WardenClient> {
   return startWarden({
@@ -280,8 +327,9 @@ async function openFence(parts: {
   readonly engine: DockerEngine;
   readonly warden: WardenClient;
   readonly log: Log;
+  readonly hooks: Hooks;
 }): Promise<{ readonly fence: Fence; readonly gate: GateClient }> {
-  const { config, engine, warden, log } = parts;
+  const { config, engine, warden, log, hooks } = parts;
   const { pool, gatePort, checkPort, nflogGroup } = config.fence;
   const resolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '');
   const upstreams = upstreamsOf(config.dns?.upstreams ?? null, resolvConf);
@@ -295,11 +343,13 @@ async function openFence(parts: {
       holdMs: config.approvals.holdSeconds * 1000,
     },
     wardenPipe: warden.feedSocket,
+    onAsked: (address, request) => hooks.onAsked(address, request),
     log,
   });
   const fence = createFence({
     pool,
     gatePort,
+    checkPort,
     nflogGroup,
     gate,
     stateDirectory: join(parts.statePath, 'fence'),
@@ -352,8 +402,8 @@ function cleanerOf(options: {
   };
 }
 
-async function followEngine(engine: DockerEngine, supervisor: Supervisor, signal: AbortSignal): Promise<void> {
-  for await (const event of engine.events(signal)) supervisor.onEngineEvent(event);
+async function followEngine(engine: DockerEngine, watch: EngineWatch, signal: AbortSignal): Promise<void> {
+  for await (const event of engine.events(signal)) watch.onEvent(event);
 }
 
 /** Reads the base rules back as long as a run depends on them; puts them back once, and ends the runs if they do not hold. */

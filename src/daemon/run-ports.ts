@@ -3,7 +3,7 @@ import { fail, messageOf } from '../core/errors.ts';
 import type { ContainerPlan, Engine, EngineFacts } from '../core/ports/engine.ts';
 import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
 import type { Ledger } from '../core/ports/record.ts';
-import type { CgroupPaths, Warden } from '../core/ports/warden.ts';
+import type { CgroupPaths, Warden, WatchBounds } from '../core/ports/warden.ts';
 import { bootTimeMs } from '../kernel/libc.ts';
 import { cgroupParentOf, makeRunCgroup, removeRunCgroup } from '../meter/cgroup.ts';
 import { leafPathsOf } from '../meter/layout.ts';
@@ -21,6 +21,7 @@ import { compareLaunch, type KernelLimits } from '../run/readback.ts';
 import type { IncidentDesk } from './incident-desk.ts';
 import { checkMount, recheckMount, type CheckedMount, type HostPlaces } from './mounts.ts';
 import { readNamespaces, readProcessFacts } from './proc-facts.ts';
+import type { NoticeDesk } from './notice-desk.ts';
 import { placing, refusalOf } from './refusal.ts';
 import { readSecrets, type SecretStore } from './secrets.ts';
 import type { NewRun } from './supervisor.ts';
@@ -36,6 +37,7 @@ export type HostParts = {
   readonly warden: Warden;
   readonly ledger: Ledger;
   readonly incidents: IncidentDesk;
+  readonly notices: NoticeDesk;
   readonly secretStore: SecretStore;
   readonly places: HostPlaces;
   /** Folders of root whose secrets every caller may grant. */
@@ -46,7 +48,7 @@ export type HostParts = {
 export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts> {
   const { admission, runId, caller, request } = run;
   const { spec, image, document } = admission;
-  const { engine, engineFacts, fence, warden, ledger, incidents, secretStore, version } = parts;
+  const { engine, engineFacts, fence, warden, ledger, incidents, notices, secretStore, version } = parts;
   const mounts = await Promise.all(
     spec.mounts.map((mount, index) =>
       placing(['mounts', index, 'host'], document, () =>
@@ -76,6 +78,8 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
       container: (lease) =>
         planContainer({
           ...facts,
+          // The label says what the container was made from, also after the profile was changed.
+          spec: { ...spec, profileDigest: run.launchDigest },
           runId,
           version,
           lease,
@@ -85,19 +89,16 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
           tty: request.attach && request.tty,
           stdin: request.attach && request.stdin,
         }),
-      grant: (lease) => grantOf(spec, lease),
-      watch: (lease, parentPaths) => ({
+      grant: (lease, held) => grantOf(held, lease),
+      watch: (lease, parentPaths, held) => ({
         runId,
         address: lease.address,
         bridge: lease.bridge,
         subnet: lease.subnet,
         parentPaths,
-        budgets: budgetPlansOf(spec),
-        graceMs: spec.graceMs,
-        warnAt: spec.warnAt,
-        onOom: spec.limits.onOom,
-        killWithoutDaemonAfterMs: spec.supervisorLost.action === 'kill' ? spec.supervisorLost.forMs : null,
+        ...watchBoundsOf(held),
       }),
+      bounds: watchBoundsOf,
     },
     async stageSecrets() {
       if (secrets.length > 0) secretsFolder = await secretStore.stage({ runId, user: spec.user, secrets });
@@ -106,7 +107,18 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
     readBack: (target) => readBack({ ...target, spec, mounts, hostNamespaces }, parts),
     fenceFindings: () => fenceFindings(fence),
     openIncident: (state, incidentId) => incidents.open(state, incidentId, { caller, labels: run.labels, fromSeq }),
+    notifyHeld: (state, breach) => notices.held(state, breach),
     now: () => ({ at: new Date().toISOString(), atMs: bootTimeMs() }),
+  };
+}
+
+function watchBoundsOf(spec: Spec): WatchBounds {
+  return {
+    budgets: budgetPlansOf(spec),
+    graceMs: spec.graceMs,
+    warnAt: spec.warnAt,
+    onOom: spec.limits.onOom,
+    killWithoutDaemonAfterMs: spec.supervisorLost.action === 'kill' ? spec.supervisorLost.forMs : null,
   };
 }
 

@@ -15,6 +15,7 @@ const RUN_PREFIX_CHARS_MIN = 3;
 
 export type RunEntry = {
   readonly driver: Driver;
+  /** As it was launched or taken over; `driver.state.spec` is what the run is held to now. */
   readonly spec: Spec;
   readonly profilePath: string;
   readonly labels: Readonly<Record<string, string>>;
@@ -51,6 +52,11 @@ export class RunTable {
 
   all(): readonly RunEntry[] {
     return [...this.entries.values()];
+  }
+
+  /** The run alive that leaves by this address. */
+  byAddress(address: string): RunEntry | undefined {
+    return this.alive().find(({ driver }) => driver.network?.address === address);
   }
 
   alive(): readonly RunEntry[] {
@@ -117,6 +123,7 @@ export function viewOf(entry: RunEntry): RunView {
     bounds: state.bounds,
     outcome: state.outcome,
     labels: entry.labels,
+    held: state.held,
   };
 }
 
@@ -131,12 +138,14 @@ function pastView({ outcome, admittedAt }: PastRun): RunView {
     bounds: outcome.limits,
     outcome,
     labels: {},
+    held: null,
   };
 }
 
-export function detailOf(entry: RunEntry): RunDetail {
+/** `more`: what is asked of others at the moment of looking. */
+export function detailOf(entry: RunEntry, more: Pick<RunDetail, 'destinations' | 'pending'>): RunDetail {
   const { state, network, cgroupPaths } = entry.driver;
-  const { spec } = entry;
+  const { spec } = state;
   return {
     ...viewOf(entry),
     owner: spec.owner,
@@ -150,8 +159,12 @@ export function detailOf(entry: RunEntry): RunDetail {
     network: network?.subnet ?? null,
     cgroups: cgroupPaths === null ? [] : [...new Set(Object.values(cgroupPaths).filter((path) => path !== null))],
     pid: state.container.kind === 'started' ? state.container.pid : null,
-    egress: spec.egress.allow.map((rule) => rule.text),
+    egress: [
+      ...spec.egress.allow.map((rule) => rule.text),
+      ...spec.egress.ask.map((rule) => `${rule.text} (when a person allows it)`),
+    ],
     denialsByDestination: [...entry.denialsByDestination].map(([destination, count]) => ({ destination, count })),
     launchedBy: entry.caller,
+    ...more,
   };
 }

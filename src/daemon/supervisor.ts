@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type {
+  Approval,
   Caller,
   DoctorReport,
   EventsRequest,
@@ -8,8 +9,11 @@ import type {
   Health,
   Incident,
   IncidentSummary,
+  LedgerCheckpoint,
   LaunchRequest,
   LogsRequest,
+  ReloadReport,
+  ReloadRequest,
   RunDetail,
   RunStreams,
   RunView,
@@ -18,36 +22,46 @@ import type {
 import { fail, messageOf, RingfenceError } from '../core/errors.ts';
 import { idFrom } from '../core/ids.ts';
 import type { Outcome, Reason } from '../core/outcome.ts';
-import type { Engine, EngineEvent, OutputChunk } from '../core/ports/engine.ts';
+import type { Engine, OutputChunk } from '../core/ports/engine.ts';
+import type { Fence, FenceDestination } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
+import type { OpenedLedger } from '../ledger/ledger.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
-import { explainOutcome } from '../report/explain.ts';
+import { explainAlive, explainOutcome } from '../report/explain.ts';
 import { Driver } from '../run/driver.ts';
-import { networkName } from '../run/plan.ts';
 import type { RunPorts } from '../run/ports.ts';
 import { containerIdOf, initialState } from '../run/state.ts';
 import { admit, type Admission, type AdmissionWorld } from './admission.ts';
+import type { ApprovalDesk } from './approvals.ts';
 import type { IncidentDesk } from './incident-desk.ts';
 import { followLedger } from './event-stream.ts';
 import { describeRefusal } from './refusal.ts';
+import { reloadProfile } from './reload.ts';
 import { streamsOf } from './run-streams.ts';
 import type { RunTable } from './run-table.ts';
 import { countDenial, detailOf, viewOf, type RunEntry } from './run-table.ts';
+import { Turns } from './turns.ts';
 
 /** How long an attached launch waits for its caller to come for the terminal. */
 const ATTACH_MS_MAX = 10_000;
 /** `ps` and `inspect` show counters no older than this. */
 const SAMPLE_MS_MAX = 200;
 const STOP_ALL_MS_MAX = 30_000;
+/** `inspect` waits so long for the bytes of each destination, and is answered without them otherwise. */
+const DESTINATIONS_MS_MAX = 1_000;
 
 export type SupervisorOptions = {
   readonly version: string;
   readonly admission: AdmissionWorld;
   readonly engine: Engine;
+  readonly fence: Pick<Fence, 'destinations'>;
   readonly warden: Warden;
-  readonly ledger: Ledger;
+  readonly ledger: Ledger & Pick<OpenedLedger, 'checkpoint' | 'publicKey'>;
   readonly incidents: IncidentDesk;
+  readonly approvals: ApprovalDesk;
+  /** Whether this caller decides for runs that somebody launched. */
+  mayDecide(caller: Caller, launchedBy: Caller): Promise<boolean>;
   readonly table: RunTable;
   readonly log: Log;
   /** Checks mounts and secrets on the real host and builds the ports of one run; refuses with a RingfenceError. */
@@ -61,6 +75,8 @@ export type NewRun = {
   readonly runId: string;
   /** True for a run that an earlier daemon launched: its secrets are staged, and its container is there. */
   readonly adopted: boolean;
+  /** Of the profile that the container is or was made from. */
+  readonly launchDigest: string;
   readonly admission: Admission;
   readonly request: LaunchRequest;
   readonly caller: Caller;
@@ -81,6 +97,7 @@ export class Supervisor implements Service {
   private readonly options: SupervisorOptions;
   private readonly startedAt: string;
   private readonly waiting = new Map<string, NodeJS.Timeout>();
+  private readonly reloads = new Turns();
   private stopping = false;
 
   constructor(options: SupervisorOptions) {
@@ -104,15 +121,9 @@ export class Supervisor implements Service {
     const runId = idFrom('r', randomBytes(12));
     try {
       const admission = await admit(request, caller, this.options.admission);
-      const ports = await this.options.portsFor({
-        runId,
-        adopted: false,
-        admission,
-        request,
-        caller,
-        labels: request.labels,
-      });
-      return await this.admitted({ runId, adopted: false, admission, request, caller, labels: request.labels }, ports);
+      const launchDigest = admission.spec.profileDigest;
+      const run = { runId, adopted: false, launchDigest, admission, request, caller, labels: request.labels };
+      return await this.admitted(run, await this.options.portsFor(run));
     } catch (error) {
       this.recordRefusal(request, caller, error);
       throw error;
@@ -159,7 +170,7 @@ export class Supervisor implements Service {
       admittedAt,
       denialsByDestination: new Map(),
     };
-    this.options.table.add(entry);
+    this.add(entry);
     this.options.log.info({ runId, profile: spec.name }, 'run admitted');
     if (request.attach) this.waitForCaller(entry);
     else driver.post({ kind: 'launch' });
@@ -176,7 +187,7 @@ export class Supervisor implements Service {
       ports,
       attach: null,
     });
-    this.options.table.add({
+    this.add({
       driver,
       spec,
       profilePath: request.profilePath,
@@ -188,6 +199,12 @@ export class Supervisor implements Service {
     const { containerId, pid, startedAt, startedAtMs } = past;
     driver.post({ kind: 'adopt', containerId, pid, startedAt, startedAtMs });
     this.options.log.info({ runId, profile: spec.name }, 'run adopted');
+  }
+
+  private add(entry: RunEntry): void {
+    this.options.table.add(entry);
+    // Never rejects: an outcome is an outcome, whatever it is.
+    void entry.driver.outcome.then(({ runId }) => this.options.approvals.forget(runId));
   }
 
   private recordRefusal(request: LaunchRequest, caller: Caller, error: unknown): void {
@@ -243,8 +260,16 @@ export class Supervisor implements Service {
         hint: `\`ringfence why ${found.past.outcome.runId}\` says how`,
       });
     }
-    await this.refresh([found.entry]);
-    return detailOf(found.entry);
+    const [destinations] = await Promise.all([this.destinationsOf(found.entry), this.refresh([found.entry])]);
+    const pending = this.options.approvals.openOf(found.entry.driver.state.runId);
+    return detailOf(found.entry, { destinations, pending });
+  }
+
+  private async destinationsOf({ driver }: RunEntry): Promise<readonly FenceDestination[]> {
+    const { runId, phase } = driver.state;
+    if (phase !== 'running') return [];
+    const late = delay(DESTINATIONS_MS_MAX, [], { ref: false });
+    return await Promise.race([this.options.fence.destinations(runId).catch(() => []), late]);
   }
 
   /** Asks the warden for counters of now; an answer that does not come leaves the latest ones. */
@@ -288,6 +313,40 @@ export class Supervisor implements Service {
     driver.post({ kind: 'end-requested', how, reason, rule: null, detail: `${reason} by user ${caller.uid}` });
   }
 
+  async resume(run: string, caller: Caller): Promise<void> {
+    const found = this.options.table.find(run);
+    if ('past' in found || found.entry.driver.state.phase === 'over')
+      throw fail('RUN_OVER', { detail: `"${run}" is over` });
+    const { driver, spec, caller: launchedBy } = found.entry;
+    const { runId, held } = driver.state;
+    if (held?.action !== 'pause') throw fail('RUN_NOT_PAUSED', { detail: `run ${runId} is not paused` });
+    // Going on means more of a budget, so it is decided by those who decide what the agent may reach.
+    if (!(await this.options.mayDecide(caller, launchedBy)))
+      throw fail('FORBIDDEN', { detail: `user ${caller.uid} may not let run ${runId} go on` });
+    this.options.ledger
+      .append({ kind: 'command.issued', runId, profile: spec.name, command: 'resume', caller })
+      .flushed.catch(() => undefined);
+    this.options.warden.send({ kind: 'resume', runId });
+  }
+
+  async reload(request: ReloadRequest, caller: Caller): Promise<ReloadReport> {
+    if (this.stopping) throw fail('DAEMON_NOT_RUNNING', { detail: 'the daemon is stopping and changes nothing' });
+    // One after the other, so that what stands in the way of a change cannot come up while it is made.
+    return await this.reloads.take('all', () => reloadProfile(request, caller, this.options));
+  }
+
+  async approvals(options: { readonly all: boolean }): Promise<readonly Approval[]> {
+    return this.options.approvals.list(options);
+  }
+
+  approve(id: string, options: { readonly forMs: number | null }, caller: Caller): Promise<Approval> {
+    return this.options.approvals.approve(id, options, caller);
+  }
+
+  deny(id: string, options: { readonly reason: string | null }, caller: Caller): Promise<Approval> {
+    return this.options.approvals.deny(id, options, caller);
+  }
+
   async *logs(run: string, options: LogsRequest, signal: AbortSignal): AsyncIterable<OutputChunk> {
     const found = this.options.table.find(run);
     const containerId = 'past' in found ? null : containerIdOf(found.entry.driver.state);
@@ -326,10 +385,10 @@ export class Supervisor implements Service {
     const denials = 'past' in found ? [] : found.entry.driver.state.lastDenials;
     if (outcome === null) {
       const { runId } = 'past' in found ? found.past.outcome : found.entry.driver.state;
-      return explainAlive(
-        runId,
-        denials.map((denial) => denial.explanation),
-      );
+      return explainAlive(runId, {
+        denied: denials.map((denial) => denial.explanation),
+        pending: this.options.approvals.openOf(runId),
+      });
     }
     const opened = outcome.incidentId === null ? null : this.options.incidents.get(outcome.incidentId);
     return explainOutcome(outcome, opened, denials);
@@ -352,6 +411,14 @@ export class Supervisor implements Service {
     return { removed };
   }
 
+  async checkpoint(): Promise<LedgerCheckpoint> {
+    const { ledger } = this.options;
+    const signed = ledger.checkpoint();
+    const key = ledger.publicKey();
+    if (signed === null || key === null) throw fail('LEDGER_UNWRITABLE', { detail: 'this ledger has no key' });
+    return { ...signed, key };
+  }
+
   /** From the warden's pipe. */
   receive(report: WardenReport): void {
     if (!('runId' in report)) return;
@@ -361,68 +428,9 @@ export class Supervisor implements Service {
       const { destination, port } = report.denial;
       countDenial(entry, port === null ? destination : `${destination}:${port}`, 1 + report.suppressed);
     }
+    if (report.kind === 'asked') this.options.approvals.askAddress(report.runId, report);
     if (report.kind === 'breached') this.options.incidents.keepProcesses(report.runId, report.processes);
     entry.driver.receive(report);
-  }
-
-  /** From the engine's event stream. */
-  onEngineEvent(event: EngineEvent): void {
-    if (event.kind === 'reconnected') {
-      void this.relist();
-      return;
-    }
-    const entry = this.options.table.alive().find(({ driver }) => containerIdOf(driver.state) === event.containerId);
-    if (entry === undefined) return;
-    const { driver } = entry;
-    const { runId } = driver.state;
-    switch (event.kind) {
-      case 'died':
-        driver.post({ kind: 'died', exitCode: event.exitCode, oomKilledFlag: false });
-        break;
-      case 'oom':
-        break;
-      case 'touched':
-        // The container is not what was verified any more: whoever did it has the engine's socket, and must use ours.
-        this.drift(entry, `somebody did "${event.action}" to the container`);
-        break;
-      case 'network-attached':
-      case 'network-detached': {
-        const own = event.network === driver.network?.bridge || event.network === networkName(runId);
-        if (!own) this.drift(entry, `the container was attached to or detached from network ${event.network}`);
-        else if (event.kind === 'network-detached' && driver.state.phase === 'running')
-          this.drift(entry, 'the network of the run was detached');
-        break;
-      }
-    }
-  }
-
-  private drift(entry: RunEntry, what: string): void {
-    const { driver, spec } = entry;
-    const { runId, phase } = driver.state;
-    if (phase !== 'running' && phase !== 'preparing') return;
-    this.options.ledger
-      .append({ kind: 'drift.detected', runId, profile: spec.name, what })
-      .flushed.catch(() => undefined);
-    driver.post({ kind: 'end-requested', how: 'kill', reason: 'enforcement.lost', rule: 'drift', detail: what });
-  }
-
-  /** Events were lost: look at every container of ours once. */
-  private async relist(): Promise<void> {
-    for (const { driver } of this.options.table.alive()) {
-      const containerId = containerIdOf(driver.state);
-      if (containerId === null || driver.state.container.kind !== 'started') continue;
-      try {
-        const facts = await this.options.engine.inspectContainer(containerId);
-        if (facts.state === 'exited' || facts.state === 'dead') {
-          driver.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
-        }
-      } catch (error) {
-        this.options.log.warn(
-          { err: error, runId: driver.state.runId },
-          'container could not be inspected after a reconnect',
-        );
-      }
-    }
   }
 
   /** The kill path is gone: nothing measures or ends the runs any more, so they end now. */
@@ -474,15 +482,4 @@ export class Supervisor implements Service {
 function referencedRun(table: RunTable, reference: string): string {
   const found = table.find(reference);
   return 'past' in found ? found.past.outcome.runId : found.entry.driver.state.runId;
-}
-
-function explainAlive(runId: string, denials: readonly string[]): Explanation {
-  return {
-    subject: runId,
-    headline:
-      denials.length === 0 ? 'The run is alive and nothing was denied.' : 'The run is alive; these were denied.',
-    rule: null,
-    evidence: denials,
-    change: [],
-  };
 }

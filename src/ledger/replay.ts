@@ -33,8 +33,10 @@ export type OpenRun = {
   readonly runId: string;
   readonly profile: string;
   readonly admittedAt: string;
-  /** What `run.admitted` holds. */
+  /** What `run.admitted` holds; the profile in it is the one that the run is held to now. */
   readonly admission: LedgerRecord;
+  /** The digest of the profile that the container was made from. */
+  readonly launchDigest: string | null;
   readonly containerId: string | null;
   /** Milliseconds since boot at which it started; null before that. */
   readonly startedAtMs: number | null;
@@ -95,6 +97,7 @@ class Replaying implements Replay {
             profile,
             admittedAt: record.at,
             admission: record,
+            launchDigest: textOf(record['profileDigest']),
             containerId: null,
             startedAtMs: null,
           };
@@ -103,6 +106,9 @@ class Replaying implements Replay {
         return;
       case 'run.started':
         this.#started(runId, record);
+        return;
+      case 'run.changed':
+        this.#changed(runId, record);
         return;
       case 'run.ended':
         if (runId !== null) this.#end(runId, record);
@@ -141,6 +147,13 @@ class Replaying implements Replay {
       containerId: textOf(record['containerId']),
       startedAtMs: typeof startedAtMs === 'number' ? startedAtMs : null,
     });
+  }
+
+  #changed(runId: string | null, record: LedgerRecord): void {
+    const run = runId === null ? undefined : this.#open.get(runId);
+    const [profileText, profileDigest] = [textOf(record['profileText']), textOf(record['toDigest'])];
+    if (run === undefined || profileText === null || profileDigest === null) return;
+    this.#open.set(run.runId, { ...run, admission: { ...run.admission, profileText, profileDigest } });
   }
 
   #end(runId: string, record: LedgerRecord): void {

@@ -113,3 +113,13 @@ export type EgressRule =
       readonly prefixLength: number;
       readonly ports: readonly PortGrant[];
     };
+
+/** One thing that differs between two profiles. `before` is null for what is new, `after` for what is gone. */
+export type SpecChange = {
+  /** Where it stands in the profile: `budget.cpu`, `egress.allow`. */
+  readonly path: string;
+  readonly before: string | null;
+  readonly after: string | null;
+  /** `wider`: the agent may do more than before; `tighter`: less; `other`: neither, or both. */
+  readonly effect: 'wider' | 'tighter' | 'other';
+};

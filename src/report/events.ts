@@ -32,6 +32,20 @@ const DETAILS: Readonly<Partial<Record<RecordKind, (record: Fields) => string>>>
   'run.adopted': (record) => said('container', short(record['containerId'])),
   'run.verified': (record) =>
     join(`${Array.isArray(record['bounds']) ? record['bounds'].length : 0} bounds read back`, text(record['note'])),
+  'run.changed': (record) => changedText(record),
+  'run.held': (record) => breachText(fieldsOf(record['breach'])),
+  'run.resumed': () => 'goes on',
+  'approval.requested': (record) =>
+    join(text(record['id']), said('wants', record['wants']), said('under', fieldsOf(record['request'])['rule'])),
+  'approval.decided': (record) =>
+    join(
+      text(record['id']),
+      `${text(record['decision'])} ${text(record['wants'])}`,
+      typeof record['forMs'] === 'number' ? `for ${formatDuration(record['forMs'])}` : '',
+      said('by uid', fieldsOf(record['caller'])['uid']),
+      text(record['reason']),
+    ),
+  'approval.expired': (record) => join(text(record['id']), text(record['wants']), text(record['why'])),
   'run.ended': (record) => outcomeText(fieldsOf(record['outcome'])),
   'run.cleaned': (record) =>
     Array.isArray(record['failures']) && record['failures'].length > 0
@@ -61,6 +75,20 @@ const DETAILS: Readonly<Partial<Record<RecordKind, (record: Fields) => string>>>
 function detailOf(record: LedgerRecord): string {
   const render = Object.hasOwn(DETAILS, record.kind) ? DETAILS[record.kind] : undefined;
   return printable(render === undefined ? text(record['detail']) : render(record), DETAIL_CHARS_MAX);
+}
+
+const CHANGES_SHOWN_MAX = 5;
+
+function changedText(record: Fields): string {
+  const changes = Array.isArray(record['changes']) ? record['changes'].map(text) : [];
+  const more = changes.length > CHANGES_SHOWN_MAX ? `and ${changes.length - CHANGES_SHOWN_MAX} more` : '';
+  const digests = `${digestText(record['fromDigest'])} → ${digestText(record['toDigest'])}`;
+  const by = said('by uid', fieldsOf(record['caller'])['uid']);
+  return join(digests, by, changes.slice(0, CHANGES_SHOWN_MAX).join('; '), more);
+}
+
+function digestText(digest: unknown): string {
+  return text(digest).slice(0, 'sha256:'.length + 12);
 }
 
 function outcomeText(outcome: Fields): string {

@@ -1,4 +1,4 @@
-import type { Explanation, Incident } from '../api/service.ts';
+import type { Approval, Explanation, Incident } from '../api/service.ts';
 import type { Breach, Denial, Outcome } from '../core/outcome.ts';
 import { printable } from '../core/text.ts';
 import { formatDuration } from '../core/units.ts';
@@ -27,6 +27,22 @@ export function explainOutcome(
     evidence: [...exit.evidence, ...denialEvidence(denials, outcome.usage.denials), ...usageEvidence(outcome)],
     change: [...exit.change, ...refusals],
   };
+}
+
+/** Nothing has ended: what was denied so far, and what waits for a person. */
+export function explainAlive(
+  runId: string,
+  facts: { readonly denied: readonly string[]; readonly pending: readonly Approval[] },
+): Explanation {
+  const { denied, pending } = facts;
+  const waits = pending.map(({ id, wants }) => `${wants} waits for a person: \`ringfence approve ${id}\``);
+  const headline =
+    denied.length > 0
+      ? 'The run is alive; these were denied.'
+      : waits.length > 0
+        ? 'The run is alive and waits for a person.'
+        : 'The run is alive and nothing was denied.';
+  return { subject: runId, headline, rule: null, evidence: [...waits, ...denied], change: [] };
 }
 
 /** A breach is told from its incident, which holds more than the outcome does. */

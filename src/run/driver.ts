@@ -1,11 +1,13 @@
 import { assert, assertNever } from '../core/assert.ts';
-import { messageOf, RingfenceError } from '../core/errors.ts';
+import { fail, messageOf, RingfenceError } from '../core/errors.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { Attachment, ContainerPlan } from '../core/ports/engine.ts';
 import type { FenceLease } from '../core/ports/fence.ts';
+import type { RecordDraft } from '../core/ports/record.ts';
 import type { CgroupPaths, WardenReport } from '../core/ports/warden.ts';
-import type { DeadlineName, EffectFailure, RunEffect, RunEvent, Stamp } from './events.ts';
+import type { Spec } from '../profile/spec.ts';
+import type { ChangeRefusal, DeadlineName, EffectFailure, RunEffect, RunEvent, Stamp } from './events.ts';
 import type { RunPorts } from './ports.ts';
 import type { Preparation, RunState } from './state.ts';
 import { containerIdOf } from './state.ts';
@@ -50,6 +52,7 @@ export class Driver {
   private parentPaths: CgroupPaths | null = null;
   private containerPlan: ContainerPlan | null = null;
   private fenceFindings: Promise<readonly string[]> = Promise.resolve(['they were never read back']);
+  private changing: PromiseWithResolvers<void> | null = null;
   private readonly settled = Promise.withResolvers<Outcome>();
   private readonly attached = Promise.withResolvers<Attachment | null>();
   private readonly startedOrOver = Promise.withResolvers<boolean>();
@@ -88,6 +91,20 @@ export class Driver {
     return this.startedOrOver.promise;
   }
 
+  /**
+   * Holds the run to another profile, which the record then says. Resolves when fence and warden have taken it over;
+   * rejects when nothing was changed, or when the run ended over it. One at a time.
+   */
+  async change(spec: Spec, draft: RecordDraft): Promise<void> {
+    const { runId } = this.current;
+    if (this.current.phase === 'over') throw fail('RUN_OVER', { detail: `run ${runId} is over` });
+    if (this.changing !== null) throw fail('RUN_NOT_RUNNING', { detail: `run ${runId} is being changed already` });
+    const changing = Promise.withResolvers<void>();
+    this.changing = changing;
+    this.post({ kind: 'change', spec, draft });
+    await changing.promise;
+  }
+
   post(happening: Happening): void {
     if (this.current.phase === 'over') return;
     const event = { ...happening, ...this.ports.now() } as RunEvent;
@@ -110,9 +127,9 @@ export class Driver {
 
   private enqueue(event: RunEvent): void {
     // Kernel and container events outrank requests: a breach that waits behind a `stop` must still be the reason.
-    if (event.kind === 'end-requested' || event.kind === 'launch') this.queue.push(event);
+    if (isRequest(event)) this.queue.push(event);
     else {
-      const firstRequest = this.queue.findIndex((each) => each.kind === 'end-requested' || each.kind === 'launch');
+      const firstRequest = this.queue.findIndex(isRequest);
       if (firstRequest === -1) this.queue.push(event);
       else this.queue.splice(firstRequest, 0, event);
     }
@@ -149,12 +166,14 @@ export class Driver {
         return this.post({ kind: 'emptied', usage: report.usage, times: report.times, breach: report.breach });
       case 'undead':
         return this.post({ kind: 'undead', pids: report.pids });
+      case 'held':
+        return this.post({ kind: 'held', breach: report.breach, usage: report.usage });
+      case 'resumed':
+        return this.post({ kind: 'resumed' });
       case 'ready':
       case 'watching':
       case 'changed':
       case 'asked':
-      case 'held':
-      case 'resumed':
       case 'refused':
       case 'late':
         return undefined;
@@ -200,11 +219,22 @@ export class Driver {
       case 'open-incident':
         ports.openIncident(this.current, this.incidentId);
         return null;
+      case 'notify-held':
+        ports.notifyHeld(this.current, effect.breach);
+        return null;
+      case 'change-fence':
+        return this.changeFence(effect);
+      case 'change-watch':
+        return this.changeWatch(effect.to);
+      case 'answer-change':
+        this.answerChange(effect.refusal);
+        return null;
       case 'tear-down':
         return this.tearDown();
       case 'set-deadline':
         return this.setDeadline(effect.name, effect.afterMs);
       case 'settle':
+        this.answerChange({ code: 'RUN_OVER', detail: `run ${runId} is over` });
         this.settled.resolve(effect.outcome);
         return null;
       default:
@@ -231,7 +261,11 @@ export class Driver {
       }
       case 'fence':
         teardown.add('fence', () => ports.fence.disarm(runId));
-        await ports.fence.arm(ports.plans.grant(lease));
+        await ports.fence.arm(ports.plans.grant(lease, this.current.spec));
+        break;
+      case 'shape':
+        // What it puts on the bridge goes with the bridge.
+        await ports.fence.shape(ports.plans.grant(lease, this.current.spec));
         break;
       case 'secrets': {
         const staged = await ports.stageSecrets();
@@ -241,7 +275,7 @@ export class Driver {
       case 'meter':
         assert(this.parentPaths !== null, 'the cgroup is made before the meter is opened');
         teardown.add('meter', () => now(() => ports.warden.send({ kind: 'unwatch', runId })));
-        await ports.warden.watch(ports.plans.watch(lease, this.parentPaths));
+        await ports.warden.watch(ports.plans.watch(lease, this.parentPaths, this.current.spec));
         break;
       default:
         assertNever(preparation);
@@ -253,7 +287,7 @@ export class Driver {
   private async adopt({ containerId, pid, startedAtMs }: Extract<RunEffect, { kind: 'adopt' }>): Promise<void> {
     const { ports, teardown } = this;
     const { engine, fence, warden, cgroups, plans } = ports;
-    const { runId } = this.current;
+    const { runId, spec } = this.current;
     const lease = fence.lease(runId);
     this.lease = lease;
     teardown.add('cgroup', () => cgroups.remove(runId));
@@ -265,9 +299,11 @@ export class Driver {
     teardown.add('secrets', () => staged.unstage());
     this.containerPlan = plans.container(lease);
     this.parentPaths = await cgroups.make(runId);
-    await fence.arm(plans.grant(lease));
+    const grant = plans.grant(lease, spec);
+    await fence.arm(grant);
+    if (grant.bandwidthBitsPerSecond !== null) await fence.shape(grant);
     this.fenceFindings = ports.fenceFindings();
-    await warden.watch(plans.watch(lease, this.parentPaths));
+    await warden.watch(plans.watch(lease, this.parentPaths, spec));
     const leafPaths = pid === null ? null : leafPathsOrNull(() => cgroups.leafPathsOf(pid));
     if (pid !== null && leafPaths !== null) {
       warden.send({ kind: 'started', runId, pid, leafPaths, startedAtBootMs: startedAtMs });
@@ -360,6 +396,32 @@ export class Driver {
     this.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
   }
 
+  /** A wider profile that is in force and not on record would be nobody's decision, so the record is first. */
+  private async changeFence({ from, to, draft }: Extract<RunEffect, { kind: 'change-fence' }>): Promise<void> {
+    const { fence, ledger, plans } = this.ports;
+    assert(this.lease !== null, 'a run that is running has an address');
+    await ledger.append(draft).flushed.catch((cause: unknown) => {
+      throw fail('LEDGER_UNWRITABLE', { detail: `the change could not be recorded: ${messageOf(cause)}` }, { cause });
+    });
+    const grant = plans.grant(this.lease, to);
+    await fence.change(grant);
+    if (from.limits.bandwidthBitsPerSecond !== to.limits.bandwidthBitsPerSecond) await fence.shape(grant);
+    this.post({ kind: 'fence-changed' });
+  }
+
+  private async changeWatch(to: Spec): Promise<void> {
+    assert(this.lease !== null && this.parentPaths !== null, 'a run that is running is watched');
+    await this.ports.warden.change(this.current.runId, this.ports.plans.bounds(to));
+    this.post({ kind: 'watch-changed' });
+  }
+
+  private answerChange(refusal: ChangeRefusal | null): void {
+    const { changing } = this;
+    this.changing = null;
+    if (refusal === null) changing?.resolve();
+    else changing?.reject(fail(refusal.code, { detail: refusal.detail }));
+  }
+
   private async tearDown(): Promise<void> {
     for (const timer of this.timers.values()) clearTimeout(timer);
     this.timers.clear();
@@ -377,6 +439,11 @@ export class Driver {
     );
     return null;
   }
+}
+
+/** What people want waits behind what has happened. */
+function isRequest({ kind }: RunEvent): boolean {
+  return kind === 'end-requested' || kind === 'launch' || kind === 'change';
 }
 
 async function now(work: () => void): Promise<void> {

@@ -1,5 +1,6 @@
 import type { Bound, Breach, Denial, EndTimes, Outcome, Reason, Usage } from '../core/outcome.ts';
 import type { RecordDraft } from '../core/ports/record.ts';
+import type { Spec } from '../profile/spec.ts';
 import type { Preparation } from './state.ts';
 
 /** When an event happened: UTC for people, milliseconds since boot for arithmetic. */
@@ -45,13 +46,27 @@ export type RunEvent = Stamp &
         readonly rule: string | null;
         readonly detail: string;
       }
+    /** A person wants the run held to another profile. `draft` is the record of it, written before anything changes. */
+    | { readonly kind: 'change'; readonly spec: Spec; readonly draft: RecordDraft }
+    | { readonly kind: 'fence-changed' }
+    | { readonly kind: 'watch-changed' }
+    /** The warden slowed the run down or stopped it in its tracks; `resumed` ends that. */
+    | { readonly kind: 'held'; readonly breach: Breach; readonly usage: Usage }
+    | { readonly kind: 'resumed' }
     | { readonly kind: 'torn-down'; readonly failures: readonly string[] }
     | { readonly kind: 'deadline'; readonly name: DeadlineName }
   );
 
-export type DeadlineName = 'launch' | 'empty' | 'exit';
+export type EventOf<Kind extends RunEvent['kind']> = Extract<RunEvent, { kind: Kind }>;
+
+export type DeadlineName = 'launch' | 'empty' | 'exit' | 'change';
 
 export type Mismatch = { readonly path: string; readonly wanted: string; readonly got: string };
+
+export type ChangeRefusal = {
+  readonly code: 'RUN_NOT_RUNNING' | 'RUN_OVER' | 'LEDGER_UNWRITABLE';
+  readonly detail: string;
+};
 
 export type EffectFailure = {
   readonly code: string;
@@ -75,6 +90,13 @@ export type RunEffect =
   | { readonly kind: 'inspect-exit'; readonly containerId: string }
   | { readonly kind: 'record'; readonly draft: RecordDraft }
   | { readonly kind: 'open-incident' }
+  /** Tells the sinks of the profile that the run is held. */
+  | { readonly kind: 'notify-held'; readonly breach: Breach }
+  /** Records the change, and once that is on disk swaps the grant of the fence. */
+  | { readonly kind: 'change-fence'; readonly from: Spec; readonly to: Spec; readonly draft: RecordDraft }
+  | { readonly kind: 'change-watch'; readonly to: Spec }
+  /** Tells who asked for a change what came of it; null: it is in force. */
+  | { readonly kind: 'answer-change'; readonly refusal: ChangeRefusal | null }
   | { readonly kind: 'tear-down' }
   | { readonly kind: 'set-deadline'; readonly name: DeadlineName; readonly afterMs: number }
   | { readonly kind: 'settle'; readonly outcome: Outcome };

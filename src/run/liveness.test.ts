@@ -38,6 +38,9 @@ class World {
   #processes: 'none' | 'alive' | 'gone';
   released = 0;
   settled = 0;
+  /** Changes asked for, and what was answered to them. */
+  changes = 0;
+  answered = 0;
 
   constructor(begin: 'launch' | 'adopt') {
     this.waiting = begin === 'launch' ? [{ kind: 'launch' }] : [ADOPT];
@@ -78,6 +81,19 @@ class World {
             : { kind: 'verified', bounds: [], note: null },
         );
         return;
+      case 'change-fence':
+        this.waiting.push(
+          fails ? { kind: 'effect-failed', effect: 'change-fence', failure: FAILURE } : { kind: 'fence-changed' },
+        );
+        return;
+      case 'change-watch':
+        this.waiting.push(
+          fails ? { kind: 'effect-failed', effect: 'change-watch', failure: FAILURE } : { kind: 'watch-changed' },
+        );
+        return;
+      case 'answer-change':
+        this.answered += 1;
+        return;
       case 'kill':
       case 'stop':
       case 'force-kill':
@@ -102,6 +118,7 @@ class World {
         return;
       case 'record':
       case 'open-incident':
+      case 'notify-held':
     }
   }
 
@@ -123,11 +140,17 @@ class World {
       this.end(false);
     }
     if (kind === 4 && this.#processes === 'alive') this.end(false);
+    if (kind === 5) {
+      this.changes += 1;
+      this.waiting.push({ kind: 'change', spec: specOf({ graceMs: 1_000 }), draft: { kind: 'run.changed' } });
+    }
+    if (kind === 6) this.waiting.push({ kind: 'held', breach: { ...BREACH, action: 'pause' }, usage: USAGE_NONE });
+    if (kind === 7) this.waiting.push({ kind: 'resumed' });
   }
 }
 
 test('every run is over some day, whatever fails, in whatever order the answers come', () => {
-  const choices = fc.array(fc.record({ pick: fc.nat(20), fails: fc.nat(6), interference: fc.nat(9) }), {
+  const choices = fc.array(fc.record({ pick: fc.nat(20), fails: fc.nat(6), interference: fc.nat(12) }), {
     minLength: 60,
     maxLength: 60,
   });
@@ -152,6 +175,8 @@ test('every run is over some day, whatever fails, in whatever order the answers 
         settled: 1,
         released: 1,
       });
+      expect(world.answered).toBeLessThanOrEqual(world.changes);
+      if (state.spec.graceMs === 1_000) expect(world.answered).toBeGreaterThan(0);
     }),
     { numRuns: 5_000 },
   );

@@ -1,8 +1,9 @@
-import type { Bound } from '../core/outcome.ts';
+import type { Bound, Breach } from '../core/outcome.ts';
 import type { ContainerPlan, Engine, NetworkPlan } from '../core/ports/engine.ts';
 import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
 import type { Ledger } from '../core/ports/record.ts';
-import type { CgroupPaths, Warden, WatchPlan } from '../core/ports/warden.ts';
+import type { CgroupPaths, Warden, WatchBounds, WatchPlan } from '../core/ports/warden.ts';
+import type { Spec } from '../profile/spec.ts';
 import type { Mismatch, Stamp } from './events.ts';
 import type { RunState } from './state.ts';
 
@@ -22,6 +23,8 @@ export type RunPorts = {
   fenceFindings(): Promise<readonly string[]>;
   /** Writes the incident, sets the quarantine and queues the alerts. Never throws, never waits. */
   openIncident(state: RunState, incidentId: string): void;
+  /** Queues the news that the run is held for the sinks of its profile. Never throws, never waits. */
+  notifyHeld(state: RunState, breach: Breach): void;
   now(): Stamp;
 };
 
@@ -43,6 +46,8 @@ export type RunCgroups = {
 export type RunPlans = {
   network(lease: FenceLease): NetworkPlan;
   container(lease: FenceLease): ContainerPlan;
-  grant(lease: FenceLease): FenceGrant;
-  watch(lease: FenceLease, parentPaths: CgroupPaths): WatchPlan;
+  /** These three follow the profile that the run is held to now, which may not be the one it was launched with. */
+  grant(lease: FenceLease, spec: Spec): FenceGrant;
+  watch(lease: FenceLease, parentPaths: CgroupPaths, spec: Spec): WatchPlan;
+  bounds(spec: Spec): WatchBounds;
 };

@@ -21,7 +21,7 @@ import type { Spec } from '../profile/spec.ts';
 export type RunPhase = 'waiting' | 'preparing' | 'running' | 'ending' | 'cleaning' | 'over';
 
 /** What must exist before the container is made. */
-export const PREPARATIONS = ['cgroup', 'network', 'fence', 'meter', 'secrets'] as const;
+export const PREPARATIONS = ['cgroup', 'network', 'fence', 'shape', 'meter', 'secrets'] as const;
 export type Preparation = (typeof PREPARATIONS)[number];
 
 export type RunState = {
@@ -36,6 +36,10 @@ export type RunState = {
   readonly startedAt: string | null;
   readonly startedAtMs: number | null;
   readonly bounds: readonly Bound[];
+  /** The profile that the run is being held to, while fence and warden have not both taken it over. */
+  readonly changingTo: Spec | null;
+  /** The breach for which the run is slowed down or stands still. */
+  readonly held: Breach | null;
   readonly usage: Usage;
   /** Oldest first, at most LAST_DENIALS_MAX. */
   readonly lastDenials: readonly Denial[];
@@ -85,6 +89,8 @@ export function initialState(options: {
     startedAt: null,
     startedAtMs: null,
     bounds: [],
+    changingTo: null,
+    held: null,
     usage: USAGE_NONE,
     lastDenials: [],
     denialsTotal: 0,
@@ -94,6 +100,11 @@ export function initialState(options: {
     survivors: 0,
     outcome: null,
   };
+}
+
+/** What must exist before the container of this run is made: without a rate to hold there is nothing to shape. */
+export function preparationsOf(spec: Spec): readonly Preparation[] {
+  return PREPARATIONS.filter((each) => each !== 'shape' || spec.limits.bandwidthBitsPerSecond !== null);
 }
 
 /** The engine's name for the container, once there is one. */

@@ -4,7 +4,7 @@ import type { Breach } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { RunEffect, RunEvent } from './events.ts';
 import type { RunState } from './state.ts';
-import { initialState, PREPARATIONS } from './state.ts';
+import { initialState, preparationsOf } from './state.ts';
 import { EXIT_MS_MAX, step } from './step.ts';
 import { specOf } from './testing.ts';
 
@@ -40,6 +40,7 @@ function freshRun(): RunState {
   return initialState({ runId: 'r000000000000', spec: specOf(), imageDigest: 'sha256:1' });
 }
 
+const PREPARATIONS = preparationsOf(specOf());
 const LAUNCH: readonly Unstamped[] = [
   { kind: 'launch' },
   ...PREPARATIONS.map((preparation) => ({ kind: 'prepared', preparation }) as const),

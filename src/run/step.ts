@@ -1,5 +1,4 @@
 import { assertNever } from '../core/assert.ts';
-import type { Breach } from '../core/outcome.ts';
 import { isIncident, wasAsked } from './classify.ts';
 import type { Step } from './ending.ts';
 import type { At, EndFacts } from './ending.ts';
@@ -13,16 +12,24 @@ import {
   withEffects,
   without,
 } from './ending.ts';
-import type { EffectFailure, RunEffect, RunEvent } from './events.ts';
+import type { EffectFailure, EventOf, RunEffect, RunEvent } from './events.ts';
+import { onBreached, onDenied, onWarned } from './observed.ts';
 import type { Preparation, RunEnd, RunState } from './state.ts';
-import { containerIdOf, LAST_DENIALS_MAX, PREPARATIONS } from './state.ts';
+import {
+  onChange,
+  onChangeDeadline,
+  onChangeFailed,
+  onFenceChanged,
+  onHeld,
+  onResumed,
+  onWatchChanged,
+} from './change.ts';
+import { containerIdOf, preparationsOf } from './state.ts';
 
 /** A launch that takes longer than this has met a sick engine. */
 export const LAUNCH_MS_MAX = 60_000;
 /** How long the engine may take to tell an exit code after the last process is gone. */
 export const EXIT_MS_MAX = 2_000;
-/** Denials of one run that get a record each; the rest are counted in the outcome. */
-export const DENIALS_RECORDED_MAX = 256;
 
 /** The whole behaviour of a run. Pure: the same state and event give the same answer. */
 export function step(state: RunState, event: RunEvent, incidentId: string): Step {
@@ -64,6 +71,16 @@ export function step(state: RunState, event: RunEvent, incidentId: string): Step
       return onDied(state, event, incidentId);
     case 'end-requested':
       return onEndRequested(state, event, incidentId);
+    case 'change':
+      return onChange(state, event);
+    case 'fence-changed':
+      return onFenceChanged(state, event, incidentId);
+    case 'watch-changed':
+      return onWatchChanged(state, event, incidentId);
+    case 'held':
+      return onHeld(state, event);
+    case 'resumed':
+      return onResumed(state);
     case 'torn-down':
       return onTornDown(state, event);
     case 'deadline':
@@ -72,6 +89,15 @@ export function step(state: RunState, event: RunEvent, incidentId: string): Step
       return assertNever(event);
   }
 }
+
+const ANSWERED_ONCE: readonly RunEffect['kind'][] = [
+  'adopt',
+  'create-container',
+  'start-container',
+  'read-back',
+  'change-fence',
+  'change-watch',
+];
 
 /** The acquisition that an event answers; an answer to nothing that was asked changes nothing. */
 function answeredBy(event: RunEvent): string | null {
@@ -87,17 +113,19 @@ function answeredBy(event: RunEvent): string | null {
     case 'verified':
     case 'mismatched':
       return 'read-back';
+    case 'fence-changed':
+      return 'change-fence';
+    case 'watch-changed':
+      return 'change-watch';
     case 'effect-failed': {
       const { preparation } = event.failure;
       if (event.effect === 'prepare') return preparation === undefined ? null : prepareKey(preparation);
-      return ['adopt', 'create-container', 'start-container', 'read-back'].includes(event.effect) ? event.effect : null;
+      return ANSWERED_ONCE.includes(event.effect) ? event.effect : null;
     }
     default:
       return null;
   }
 }
-
-type EventOf<Kind extends RunEvent['kind']> = Extract<RunEvent, { kind: Kind }>;
 
 function onLaunch(state: RunState): Step {
   if (state.phase !== 'waiting' || state.end !== null) return same(state);
@@ -118,7 +146,7 @@ function onAdopt(before: RunState, event: EventOf<'adopt'>): Step {
   const state: RunState = {
     ...before,
     phase: 'preparing',
-    prepared: PREPARATIONS,
+    prepared: preparationsOf(before.spec),
     container: { kind: 'started', containerId, pid },
     startedAt,
     startedAtMs,
@@ -151,6 +179,8 @@ function prepareKey(preparation: Preparation): string {
   return `prepare ${preparation}`;
 }
 
+const SHAPE_NEEDS: readonly Preparation[] = ['network', 'fence'];
+
 function onPrepared(before: RunState, preparation: Preparation, event: At, incidentId: string): Step {
   const cleared = without(before, prepareKey(preparation));
   const state = { ...cleared, prepared: [...cleared.prepared, preparation] };
@@ -159,7 +189,14 @@ function onPrepared(before: RunState, preparation: Preparation, event: At, incid
     const pending = [...state.pending, prepareKey('meter')];
     return { state: { ...state, pending }, effects: [{ kind: 'prepare', preparation: 'meter' }] };
   }
-  if (!PREPARATIONS.every((wanted) => state.prepared.includes(wanted))) return same(state);
+  const wanted = preparationsOf(state.spec);
+  // A rate is held on the bridge, by the grant of the fence, so both are there first.
+  const isReady = SHAPE_NEEDS.includes(preparation) && SHAPE_NEEDS.every((each) => state.prepared.includes(each));
+  if (isReady && wanted.includes('shape')) {
+    const pending = [...state.pending, prepareKey('shape')];
+    return { state: { ...state, pending }, effects: [{ kind: 'prepare', preparation: 'shape' }] };
+  }
+  if (!wanted.every((each) => state.prepared.includes(each))) return same(state);
   return {
     state: { ...state, container: { kind: 'creating' }, pending: [...state.pending, 'create-container'] },
     effects: [{ kind: 'create-container' }],
@@ -278,6 +315,9 @@ function onEffectFailed(before: RunState, event: EventOf<'effect-failed'>, incid
         incidentId,
       );
     }
+    case 'change-fence':
+    case 'change-watch':
+      return onChangeFailed(before, event, incidentId);
     case 'kill':
     case 'stop':
       return { state: before, effects: [{ kind: 'force-kill' }] };
@@ -287,6 +327,8 @@ function onEffectFailed(before: RunState, event: EventOf<'effect-failed'>, incid
       return { state: before, effects: [emptyDeadline(0)] };
     case 'record':
     case 'open-incident':
+    case 'notify-held':
+    case 'answer-change':
     case 'tear-down':
     case 'set-deadline':
     case 'settle':
@@ -307,63 +349,6 @@ function failedLaunch(failure: EffectFailure): EndFacts {
   if (failure.exitCode !== null) return { reason: 'exited', rule: null, detail: failure.message, breach: null };
   const engine = failure.code.startsWith('ENGINE') || failure.code === 'INTERNAL';
   return { reason: engine ? 'engine.failed' : 'refused', rule: null, detail: failure.message, breach: null };
-}
-
-function onDenied(before: RunState, event: EventOf<'denied'>): Step {
-  const denialsTotal = before.denialsTotal + 1 + event.suppressed;
-  const lastDenials = [...before.lastDenials, event.denial].slice(-LAST_DENIALS_MAX);
-  const state = { ...before, denialsTotal, lastDenials };
-  if (before.denialsTotal >= DENIALS_RECORDED_MAX) return same(state);
-  const last = denialsTotal >= DENIALS_RECORDED_MAX;
-  const draft = {
-    kind: 'egress.denied' as const,
-    runId: state.runId,
-    profile: state.spec.name,
-    denial: event.denial,
-    suppressed: event.suppressed,
-    lastRecorded: last,
-  };
-  return { state, effects: [{ kind: 'record', draft }] };
-}
-
-function onWarned(state: RunState, event: EventOf<'warned'>): Step {
-  const { rule, measured, limit, unit, fraction } = event;
-  const draft = {
-    kind: 'budget.warned' as const,
-    runId: state.runId,
-    profile: state.spec.name,
-    rule,
-    measured,
-    limit,
-    unit,
-    fraction,
-  };
-  return { state, effects: [{ kind: 'record', draft }] };
-}
-
-function onBreached(before: RunState, event: EventOf<'breached'>): Step {
-  const { breach, usage, times } = event;
-  const draft = { kind: 'breach' as const, runId: before.runId, profile: before.spec.name, breach, usage };
-  const record: RunEffect = { kind: 'record', draft };
-  if (before.end !== null) {
-    const end =
-      before.end.breach === null ? before.end : { ...before.end, alsoBreached: [...before.end.alsoBreached, breach] };
-    return { state: { ...before, end }, effects: [record] };
-  }
-  const end: RunEnd = {
-    ...endOf({ reason: breach.reason, rule: breach.rule, detail: breachDetail(breach), breach }, event),
-    usageAtBreach: usage,
-    times,
-  };
-  const graceMs = breach.action === 'stop' ? before.spec.graceMs : 0;
-  return { state: { ...before, phase: 'ending', end, usage }, effects: [record, emptyDeadline(graceMs)] };
-}
-
-/** One sentence of fact; `report/` says it better for people. */
-function breachDetail(breach: Breach): string {
-  if (breach.denial !== null)
-    return `${breach.denial.destination}${breach.denial.port === null ? '' : `:${breach.denial.port}`} was refused by ${breach.denial.rule}, and ${breach.rule} allows ${breach.limit}`;
-  return `${breach.rule} was crossed: ${breach.measured} of ${breach.limit} ${breach.unit}`;
 }
 
 function onEmptied(before: RunState, event: EventOf<'emptied'>, incidentId: string): Step {
@@ -447,7 +432,7 @@ function onTornDown(state: RunState, event: EventOf<'torn-down'>): Step {
 function onDeadline(state: RunState, event: EventOf<'deadline'>, incidentId: string): Step {
   switch (event.name) {
     case 'launch': {
-      if (state.pending.length === 0 || state.outcome !== null) return same(state);
+      if (state.phase === 'running' || state.pending.length === 0 || state.outcome !== null) return same(state);
       const detail = `the launch did not finish within ${LAUNCH_MS_MAX / 1000} s; waiting for: ${state.pending.join(', ')}`;
       const end = state.end ?? endOf({ reason: 'engine.failed', rule: null, detail, breach: null }, event);
       return { state: { ...state, phase: 'ending', end, pending: [] }, effects: [{ kind: 'force-kill' }] };
@@ -460,6 +445,8 @@ function onDeadline(state: RunState, event: EventOf<'deadline'>, incidentId: str
       if (containerId === null) return finishIfDone({ ...state, exit: UNKNOWN_EXIT }, event, incidentId);
       return { state, effects: [{ kind: 'inspect-exit', containerId }] };
     }
+    case 'change':
+      return onChangeDeadline(state, event, incidentId);
     default:
       return assertNever(event.name);
   }

@@ -3,6 +3,7 @@ import type { OutputChunk } from '../../src/core/ports/engine.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
 import { USAGE_NONE, type Bound, type Outcome } from '../../src/core/outcome.ts';
 import type {
+  Approval,
   Caller,
   DoctorReport,
   EventsRequest,
@@ -10,8 +11,11 @@ import type {
   Health,
   Incident,
   IncidentSummary,
+  LedgerCheckpoint,
   LaunchRequest,
   LogsRequest,
+  ReloadReport,
+  ReloadRequest,
   RunDetail,
   RunStreams,
   RunView,
@@ -48,6 +52,9 @@ export class FakeService implements Service {
   readonly refusals = new Map<string, Error>();
   doctorReport: DoctorReport = { ok: true, checks: [] };
   removed: readonly string[] = [];
+  readonly approvalsById = new Map<string, Approval>();
+  /** By profile path: what a reload answers or throws; any other path has no run. */
+  readonly reloads = new Map<string, ReloadReport | Error>();
   private readonly requests = new Map<string, LaunchRequest>();
   private readonly live = new Map<string, FakeRun>();
   private readonly outcomes = new Map<string, PromiseWithResolvers<Outcome>>();
@@ -132,6 +139,45 @@ export class FakeService implements Service {
     this.live.get(runId)?.deliver('SIGKILL');
   }
 
+  async resume(run: string, caller: Caller): Promise<void> {
+    const { runId, held } = await this.inspect(run);
+    this.note('resume', runId, caller);
+    if (held?.action !== 'pause') throw fail('RUN_NOT_PAUSED', { detail: `run ${runId} is not paused` });
+    this.update(runId, { held: null });
+  }
+
+  async reload(request: ReloadRequest, caller: Caller): Promise<ReloadReport> {
+    this.note('reload', request, caller);
+    const answer = this.reloads.get(request.profilePath);
+    if (answer === undefined) throw fail('RUN_NOT_FOUND', { detail: `no run of ${request.profilePath} is alive` });
+    if (answer instanceof Error) throw answer;
+    return answer;
+  }
+
+  async approvals(options: { readonly all: boolean }): Promise<readonly Approval[]> {
+    this.note('approvals', options, null);
+    return [...this.approvalsById.values()].filter(({ state }) => options.all || state === 'pending');
+  }
+
+  async approve(id: string, options: { readonly forMs: number | null }, caller: Caller): Promise<Approval> {
+    this.note('approve', { id, ...options }, caller);
+    return this.decide(id, { state: 'approved', forMs: options.forMs ?? 3_600_000, decidedBy: caller });
+  }
+
+  async deny(id: string, options: { readonly reason: string | null }, caller: Caller): Promise<Approval> {
+    this.note('deny', { id, ...options }, caller);
+    return this.decide(id, { state: 'denied', reason: options.reason, decidedBy: caller });
+  }
+
+  private decide(id: string, change: Partial<Approval>): Approval {
+    const found = [...this.approvalsById.values()].find((each) => each.id.startsWith(id));
+    if (found === undefined) throw fail('APPROVAL_NOT_FOUND', { detail: `there is no request ${id}` });
+    if (found.state !== 'pending') throw fail('APPROVAL_DECIDED', { detail: `${found.id} was ${found.state}` });
+    const decided = { ...found, decidedAt: FAKE_TIME, ...change };
+    this.approvalsById.set(found.id, decided);
+    return decided;
+  }
+
   async *logs(run: string, options: LogsRequest, signal: AbortSignal): AsyncGenerator<OutputChunk> {
     const { runId } = await this.inspect(run);
     this.note('logs', { runId, ...options }, null);
@@ -195,6 +241,16 @@ export class FakeService implements Service {
   async gc(caller: Caller): Promise<{ readonly removed: readonly string[] }> {
     this.note('gc', null, caller);
     return { removed: this.removed };
+  }
+
+  async checkpoint(caller: Caller): Promise<LedgerCheckpoint> {
+    this.note('checkpoint', null, caller);
+    return {
+      seq: 7,
+      hash: 'ab'.repeat(32),
+      note: 'ringfence/a\n7\nq6ur\n\n— ringfence/a AAAA\n',
+      key: 'ringfence/a+0+A',
+    };
   }
 
   addRun(run: RunDetail): void {
@@ -366,6 +422,7 @@ export function fakeRun(change: Partial<RunDetail>): RunDetail {
     bounds: FAKE_BOUNDS,
     outcome: null,
     labels: {},
+    held: null,
     owner: 'research@example.com',
     profileDigest: 'sha256:11',
     profilePath: '/srv/profiles/offline.yaml',
@@ -380,6 +437,8 @@ export function fakeRun(change: Partial<RunDetail>): RunDetail {
     egress: ['api.example.com'],
     denialsByDestination: [],
     launchedBy: { uid: 1000, gid: 1000, pid: 99 },
+    destinations: [],
+    pending: [],
     ...change,
   };
 }

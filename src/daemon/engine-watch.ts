@@ -1,0 +1,85 @@
+import { assertNever } from '../core/assert.ts';
+import type { Engine, EngineEvent } from '../core/ports/engine.ts';
+import type { Log } from '../core/ports/log.ts';
+import type { Ledger } from '../core/ports/record.ts';
+import { networkName } from '../run/plan.ts';
+import { containerIdOf } from '../run/state.ts';
+import type { RunEntry, RunTable } from './run-table.ts';
+
+export type EngineWatchParts = {
+  readonly engine: Engine;
+  readonly ledger: Ledger;
+  readonly table: RunTable;
+  readonly log: Log;
+};
+
+/** What the engine says of containers, for the run that each is about; what somebody else did to one ends its run. */
+export class EngineWatch {
+  private readonly parts: EngineWatchParts;
+
+  constructor(parts: EngineWatchParts) {
+    this.parts = parts;
+  }
+
+  onEvent(event: EngineEvent): void {
+    if (event.kind === 'reconnected') {
+      // Its own failures are logged run by run; nobody waits for it.
+      void this.relist();
+      return;
+    }
+    const entry = this.parts.table.alive().find(({ driver }) => containerIdOf(driver.state) === event.containerId);
+    if (entry === undefined) return;
+    const { driver } = entry;
+    const { runId } = driver.state;
+    switch (event.kind) {
+      case 'died':
+        driver.post({ kind: 'died', exitCode: event.exitCode, oomKilledFlag: false });
+        break;
+      case 'oom':
+        break;
+      case 'touched':
+        // The container is not what was verified any more: whoever did it has the engine's socket, and must use ours.
+        this.drift(entry, `somebody did "${event.action}" to the container`);
+        break;
+      case 'network-attached':
+      case 'network-detached': {
+        const own = event.network === driver.network?.bridge || event.network === networkName(runId);
+        if (!own) this.drift(entry, `the container was attached to or detached from network ${event.network}`);
+        else if (event.kind === 'network-detached' && driver.state.phase === 'running')
+          this.drift(entry, 'the network of the run was detached');
+        break;
+      }
+      default:
+        assertNever(event);
+    }
+  }
+
+  private drift(entry: RunEntry, what: string): void {
+    const { driver, spec } = entry;
+    const { runId, phase } = driver.state;
+    if (phase !== 'running' && phase !== 'preparing') return;
+    this.parts.ledger
+      .append({ kind: 'drift.detected', runId, profile: spec.name, what })
+      .flushed.catch(() => undefined);
+    driver.post({ kind: 'end-requested', how: 'kill', reason: 'enforcement.lost', rule: 'drift', detail: what });
+  }
+
+  /** Events were lost: look at every container of ours once. */
+  private async relist(): Promise<void> {
+    for (const { driver } of this.parts.table.alive()) {
+      const containerId = containerIdOf(driver.state);
+      if (containerId === null || driver.state.container.kind !== 'started') continue;
+      try {
+        const facts = await this.parts.engine.inspectContainer(containerId);
+        if (facts.state === 'exited' || facts.state === 'dead') {
+          driver.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
+        }
+      } catch (error) {
+        this.parts.log.warn(
+          { err: error, runId: driver.state.runId },
+          'container could not be inspected after a reconnect',
+        );
+      }
+    }
+  }
+}

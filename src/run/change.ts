@@ -1,0 +1,125 @@
+import type { Breach } from '../core/outcome.ts';
+import { boundsOf } from './bounds.ts';
+import type { At, EndFacts, Step } from './ending.ts';
+import { endAndKill, finishIfDone, same, supervisorBreach, withEffects, without } from './ending.ts';
+import type { ChangeRefusal, EventOf, RunEffect } from './events.ts';
+import type { RunState } from './state.ts';
+
+/**
+ * A profile that changes while its run lives, and a run that is held without being ended.
+ *
+ *   change ──▶ change-fence ──fence-changed──▶ change-watch ──watch-changed──▶ the new spec is the spec
+ *                   └──── failed, or too late ──────┴──▶ the run is ended: half a change is no boundary
+ *
+ * The fence is first, since it is what a tightening is about. A run that ends meanwhile waits for these answers before it
+ * releases anything.
+ */
+
+/** Fence and warden answer in milliseconds; a run that is silenced half way must not stay so. */
+export const CHANGE_MS_MAX = 20_000;
+
+const CHANGE_EFFECTS = ['change-fence', 'change-watch'];
+
+export function onChange(state: RunState, event: EventOf<'change'>): Step {
+  const refuse = (refusal: ChangeRefusal): Step => same(state, [{ kind: 'answer-change', refusal }]);
+  if (state.phase === 'ending' || state.phase === 'cleaning' || state.end !== null || state.empty)
+    return refuse({ code: 'RUN_OVER', detail: `run ${state.runId} is ending` });
+  if (state.phase !== 'running')
+    return refuse({ code: 'RUN_NOT_RUNNING', detail: `run ${state.runId} is still being launched` });
+  if (state.changingTo !== null)
+    return refuse({ code: 'RUN_NOT_RUNNING', detail: `run ${state.runId} is being changed already` });
+  return {
+    state: { ...state, changingTo: event.spec, pending: [...state.pending, 'change-fence'] },
+    effects: [
+      { kind: 'set-deadline', name: 'change', afterMs: CHANGE_MS_MAX },
+      { kind: 'change-fence', from: state.spec, to: event.spec, draft: event.draft },
+    ],
+  };
+}
+
+export function onFenceChanged(before: RunState, event: At, incidentId: string): Step {
+  const state = without(before, 'change-fence');
+  const to = state.changingTo;
+  if (to === null || state.end !== null || state.empty) return abandoned(state, event, incidentId);
+  return {
+    state: { ...state, pending: [...state.pending, 'change-watch'] },
+    effects: [{ kind: 'change-watch', to }],
+  };
+}
+
+export function onWatchChanged(before: RunState, event: At, incidentId: string): Step {
+  const state = without(before, 'change-watch');
+  const spec = state.changingTo;
+  if (spec === null || state.end !== null || state.empty) return abandoned(state, event, incidentId);
+  const changed = { ...state, spec, bounds: boundsOf(spec), changingTo: null };
+  return { state: changed, effects: [{ kind: 'answer-change', refusal: null }] };
+}
+
+/** Nothing was changed when not even the record of it could be written; after that, half a change ends the run. */
+export function onChangeFailed(before: RunState, event: EventOf<'effect-failed'>, incidentId: string): Step {
+  const { failure } = event;
+  const state = without(before, event.effect);
+  if (failure.code === 'LEDGER_UNWRITABLE' && state.end === null && !state.empty) {
+    const refusal = { code: 'LEDGER_UNWRITABLE', detail: failure.message } as const;
+    return same({ ...state, changingTo: null }, [{ kind: 'answer-change', refusal }]);
+  }
+  return lost(state, event, { incidentId, why: failure.message });
+}
+
+export function onChangeDeadline(before: RunState, event: At, incidentId: string): Step {
+  const waits = before.pending.filter((each) => CHANGE_EFFECTS.includes(each));
+  if (waits.length === 0) return same(before);
+  const state = { ...before, pending: before.pending.filter((each) => !CHANGE_EFFECTS.includes(each)) };
+  const why = `${waits.join(' and ')} did not answer within ${CHANGE_MS_MAX / 1000} s`;
+  return lost(state, event, { incidentId, why });
+}
+
+export function onHeld(before: RunState, event: EventOf<'held'>): Step {
+  const { breach, usage } = event;
+  if (before.end !== null || before.empty) return same(before);
+  const record: RunEffect = {
+    kind: 'record',
+    draft: { kind: 'run.held', runId: before.runId, profile: before.spec.name, breach, usage },
+  };
+  const effects: readonly RunEffect[] = isNews(before.held, breach)
+    ? [record, { kind: 'notify-held', breach }]
+    : [record];
+  return { state: { ...before, held: breach, usage }, effects };
+}
+
+export function onResumed(before: RunState): Step {
+  if (before.held === null) return same(before);
+  const draft = { kind: 'run.resumed' as const, runId: before.runId, profile: before.spec.name };
+  return { state: { ...before, held: null }, effects: [{ kind: 'record', draft }] };
+}
+
+/** People are told once for each thing that holds a run, however often the warden says it. */
+function isNews(held: Breach | null, breach: Breach): boolean {
+  return held === null || held.rule !== breach.rule || held.action !== breach.action;
+}
+
+/** The run is ending by itself, so it is not changed any more; what was changed goes with it. */
+function abandoned(state: RunState, event: At, incidentId: string): Step {
+  const refusal = { code: 'RUN_OVER', detail: `run ${state.runId} ended while it was being changed` } as const;
+  const ended = { ...state, changingTo: null };
+  return withEffects([{ kind: 'answer-change', refusal }], finishIfDone(ended, event, incidentId));
+}
+
+function lost(
+  state: RunState,
+  event: At,
+  { incidentId, why }: { readonly incidentId: string; readonly why: string },
+): Step {
+  if (state.end !== null || state.empty) return abandoned(state, event, incidentId);
+  const end: EndFacts = {
+    reason: 'enforcement.lost',
+    rule: 'reload',
+    detail: `the run could not be held to its changed profile: ${why}`,
+    breach: supervisorBreach('enforcement.lost', 'reload'),
+  };
+  const refusal = { code: 'RUN_OVER', detail: `run ${state.runId} was ended: ${end.detail}` } as const;
+  return withEffects(
+    [{ kind: 'answer-change', refusal }],
+    endAndKill({ ...state, changingTo: null }, event, end, incidentId),
+  );
+}

@@ -1,0 +1,68 @@
+import type { Breach } from '../core/outcome.ts';
+import type { Step } from './ending.ts';
+import { emptyDeadline, endOf, same } from './ending.ts';
+import type { EventOf, RunEffect } from './events.ts';
+import type { RunEnd, RunState } from './state.ts';
+import { LAST_DENIALS_MAX } from './state.ts';
+
+/** What the warden saw a run do: refused attempts, budgets that are nearly used up, and what ends it. */
+
+/** Denials of one run that get a record each; the rest are counted in the outcome. */
+export const DENIALS_RECORDED_MAX = 256;
+
+export function onDenied(before: RunState, event: EventOf<'denied'>): Step {
+  const denialsTotal = before.denialsTotal + 1 + event.suppressed;
+  const lastDenials = [...before.lastDenials, event.denial].slice(-LAST_DENIALS_MAX);
+  const state = { ...before, denialsTotal, lastDenials };
+  if (before.denialsTotal >= DENIALS_RECORDED_MAX) return same(state);
+  const last = denialsTotal >= DENIALS_RECORDED_MAX;
+  const draft = {
+    kind: 'egress.denied' as const,
+    runId: state.runId,
+    profile: state.spec.name,
+    denial: event.denial,
+    suppressed: event.suppressed,
+    lastRecorded: last,
+  };
+  return { state, effects: [{ kind: 'record', draft }] };
+}
+
+export function onWarned(state: RunState, event: EventOf<'warned'>): Step {
+  const { rule, measured, limit, unit, fraction } = event;
+  const draft = {
+    kind: 'budget.warned' as const,
+    runId: state.runId,
+    profile: state.spec.name,
+    rule,
+    measured,
+    limit,
+    unit,
+    fraction,
+  };
+  return { state, effects: [{ kind: 'record', draft }] };
+}
+
+export function onBreached(before: RunState, event: EventOf<'breached'>): Step {
+  const { breach, usage, times } = event;
+  const draft = { kind: 'breach' as const, runId: before.runId, profile: before.spec.name, breach, usage };
+  const record: RunEffect = { kind: 'record', draft };
+  if (before.end !== null) {
+    const end =
+      before.end.breach === null ? before.end : { ...before.end, alsoBreached: [...before.end.alsoBreached, breach] };
+    return { state: { ...before, end }, effects: [record] };
+  }
+  const end: RunEnd = {
+    ...endOf({ reason: breach.reason, rule: breach.rule, detail: breachDetail(breach), breach }, event),
+    usageAtBreach: usage,
+    times,
+  };
+  const graceMs = breach.action === 'stop' ? before.spec.graceMs : 0;
+  return { state: { ...before, phase: 'ending', end, usage }, effects: [record, emptyDeadline(graceMs)] };
+}
+
+/** One sentence of fact; `report/` says it better for people. */
+function breachDetail(breach: Breach): string {
+  if (breach.denial !== null)
+    return `${breach.denial.destination}${breach.denial.port === null ? '' : `:${breach.denial.port}`} was refused by ${breach.denial.rule}, and ${breach.rule} allows ${breach.limit}`;
+  return `${breach.rule} was crossed: ${breach.measured} of ${breach.limit} ${breach.unit}`;
+}
