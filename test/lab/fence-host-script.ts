@@ -1,4 +1,5 @@
 import { assertNever } from '../../src/core/assert.ts';
+import { createSocket } from 'node:dgram';
 import { createServer, connect } from 'node:net';
 import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -9,6 +10,7 @@ import type { HeldRequest } from '../../src/core/approval.ts';
 import type { FenceGrant } from '../../src/core/ports/fence.ts';
 import { RingfenceError } from '../../src/core/errors.ts';
 import { createFence } from '../../src/fence/fence.ts';
+import type { FenceGate } from '../../src/fence/fence.ts';
 import type { RulePiece } from '../../src/fence/rules.ts';
 import { createGateClient } from '../../src/gate/client.ts';
 import { openNflog } from '../../src/kernel/nflog.ts';
@@ -27,17 +29,24 @@ export type HostSetup = {
   readonly stateDirectory: string | null;
   readonly subnets: readonly string[];
   readonly pieces: readonly RulePiece[] | null;
+  readonly gate: 'real' | 'stand-in';
+  readonly connectionsPerSecondMax: number | null;
 };
 
 export type HostCall =
   | { readonly call: 'install' | 'verify' | 'uninstall' | 'startGate' | 'closeGate' | 'gateHealth' | 'gateStats' }
+  /** Of the stand-in: what the fence asked, and to refuse what it asks from now on. */
+  | { readonly call: 'gateCalls' | 'failGate' | 'startChecker' }
+  /** A service of the host itself, and how many connections and datagrams of others it has had. */
+  | { readonly call: 'serveHost'; readonly port: number }
+  | { readonly call: 'hostServed' }
   | { readonly call: 'lease' | 'counters' | 'destinations' | 'disarm'; readonly runId: string }
   | { readonly call: 'arm' | 'change' | 'shape'; readonly grant: FenceGrant }
   | { readonly call: 'approve'; readonly runId: string; readonly request: HeldRequest; readonly forMs: number }
   | { readonly call: 'deny'; readonly runId: string; readonly request: HeldRequest }
   | { readonly call: 'collectGarbage'; readonly keep: readonly string[] }
   /** What the feed of packets and the warden's pipe have brought since the last call. */
-  | { readonly call: 'packets' | 'denials' };
+  | { readonly call: 'packets' | 'denials' | 'asked' };
 
 const HOLD_MS = 1_000;
 const setup = JSON.parse(process.argv[2] ?? '{}') as HostSetup;
@@ -48,6 +57,7 @@ const log = {
   error: (facts: unknown, message: string) => process.stderr.write(`${message} ${JSON.stringify(facts)}\n`),
 };
 const denials: string[] = [];
+const asked: unknown[] = [];
 const folder = mkdtempSync(join(tmpdir(), 'rft-'));
 const wardenPipe = await pairedPipe();
 const gate = createGateClient({
@@ -61,17 +71,32 @@ const gate = createGateClient({
   },
   wardenPipe,
   log,
+  onAsked: (address, request) => asked.push({ address, request }),
 });
+const gateCalls: unknown[] = [];
+let gateFails = false;
+let hostServed = 0;
+const noted = (kind: string, ...facts: unknown[]): Promise<void> => {
+  gateCalls.push([kind, ...facts]);
+  return gateFails ? Promise.reject(new Error('the stand-in refuses')) : Promise.resolve();
+};
+const standIn: FenceGate = {
+  grant: (address, names) => noted('grant', address, names.length),
+  revoke: (address) => noted('revoke', address),
+  change: (address, names) => noted('change', address, names.length),
+  decide: (address, request, lifetime) => noted('decide', address, request.name, lifetime),
+};
 const fence = createFence({
   pool: setup.pool,
   gatePort: setup.gatePort,
   checkPort: setup.checkPort,
   nflogGroup: 86,
   listSubnets: () => Promise.resolve(setup.subnets),
-  gate,
+  gate: setup.gate === 'real' ? gate : standIn,
   stateDirectory: setup.stateDirectory,
   log,
   ...(setup.pieces === null ? {} : { pieces: setup.pieces }),
+  ...(setup.connectionsPerSecondMax === null ? {} : { connectionsPerSecondMax: setup.connectionsPerSecondMax }),
 });
 const nflog = openNflog({ group: 86 });
 
@@ -128,6 +153,17 @@ async function perform(request: HostCall): Promise<unknown> {
       return gate.health();
     case 'gateStats':
       return await gate.stats();
+    case 'gateCalls':
+      return gateCalls.splice(0);
+    case 'failGate':
+      gateFails = true;
+      return null;
+    case 'startChecker':
+      return await startChecker();
+    case 'serveHost':
+      return await serveHost(request.port);
+    case 'hostServed':
+      return hostServed;
     case 'packets': {
       const packets: NflogPacket[] = [];
       for (let more = nflog.read(); more.length > 0; more = nflog.read()) packets.push(...more);
@@ -135,9 +171,38 @@ async function perform(request: HostCall): Promise<unknown> {
     }
     case 'denials':
       return denials.splice(0).map((line) => JSON.parse(line) as unknown);
+    case 'asked':
+      return asked.splice(0);
     default:
       return assertNever(request);
   }
+}
+
+async function serveHost(port: number): Promise<void> {
+  const server = createServer((socket) => {
+    hostServed += 1;
+    socket.on('error', () => socket.destroy());
+    socket.end();
+  });
+  await new Promise<void>((resolve) => server.listen(port, '0.0.0.0', () => resolve()));
+  const datagrams = createSocket('udp4');
+  datagrams.on('message', () => {
+    hostServed += 1;
+  });
+  await new Promise<void>((resolve) => datagrams.bind(port, '0.0.0.0', () => resolve()));
+}
+
+/** In the place of the checker: says that it is not the internet, then sends back what comes. */
+async function startChecker(): Promise<void> {
+  const server = createServer((socket) => {
+    socket.write('checker ');
+    socket.on('error', () => socket.destroy());
+    socket.on('data', (chunk: Buffer) => {
+      const wanted = /^GET ([0-9]+)/.exec(chunk.toString('latin1'));
+      socket.write(wanted === null ? chunk : Buffer.alloc(Number(wanted[1])));
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(setup.checkPort, '0.0.0.0', () => resolve()));
 }
 
 /** A connected pair: one end is read here in the place of the warden, the other goes to the gate. */

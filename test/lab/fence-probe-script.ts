@@ -3,6 +3,7 @@ import { decode, encode, streamEncode } from 'dns-packet';
 import type { Packet } from 'dns-packet';
 import { createSocket } from 'node:dgram';
 import { connect } from 'node:net';
+import type { Socket } from 'node:net';
 
 /** What an agent of a test tries, in order. It begins with a marker, so that "did not run" is never "was blocked". */
 export type Probe =
@@ -34,6 +35,16 @@ export type Probe =
   | { readonly probe: 'bytes'; readonly server: string; readonly hex: string }
   /** Keeps a connection and writes to it, until it breaks or the time is over. */
   | { readonly probe: 'hold'; readonly host: string; readonly port: number; readonly forMs: number }
+  /** Opens this many connections, `atOnce` at a time; `bytes` of the result is how many were accepted. */
+  | {
+      readonly probe: 'burst';
+      readonly host: string;
+      readonly port: number;
+      readonly count: number;
+      readonly atOnce: number;
+    }
+  /** One connection to each, side by side; `bytes` of the result is how many were accepted. */
+  | { readonly probe: 'volley'; readonly targets: readonly (readonly [string, number])[] }
   | { readonly probe: 'wait'; readonly forMs: number };
 
 export type ProbeResult = {
@@ -72,6 +83,10 @@ async function perform(probe: Probe): Promise<Omit<ProbeResult, 'ms'>> {
       return await bytesByUdp(probe.server, Buffer.from(probe.hex, 'hex'));
     case 'hold':
       return await hold(probe);
+    case 'burst':
+      return await burst(probe);
+    case 'volley':
+      return await volley(probe.targets, 0);
     case 'wait':
       await new Promise((resolve) => setTimeout(resolve, probe.forMs));
       return outcome({ ok: true });
@@ -102,6 +117,45 @@ function tcp(probe: Extract<Probe, { probe: 'tcp' }>): Promise<Omit<ProbeResult,
       bytes += chunk.length;
       if (bytes >= enough) finish(true, '');
     });
+  });
+}
+
+async function burst(probe: Extract<Probe, { probe: 'burst' }>): Promise<Omit<ProbeResult, 'ms'>> {
+  const target = [probe.host, probe.port] as const;
+  return await volley(
+    Array.from({ length: probe.count }, () => target),
+    probe.atOnce,
+  );
+}
+
+/** `atOnce` of 0 is all of them. */
+async function volley(
+  targets: readonly (readonly [string, number])[],
+  atOnce: number,
+): Promise<Omit<ProbeResult, 'ms'>> {
+  const codes: string[] = [];
+  const open: Socket[] = [];
+  const step = atOnce === 0 ? targets.length : atOnce;
+  for (let begun = 0; begun < targets.length; begun += step) {
+    const part = targets.slice(begun, begun + step).map(async ([host, port]) => {
+      const socket = connect({ host, port });
+      open.push(socket);
+      codes.push(
+        await new Promise<string>((resolve) => {
+          socket.setTimeout(TIMEOUT_MS, () => resolve('TIMEOUT'));
+          socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+          socket.on('connect', () => resolve('OPEN'));
+        }),
+      );
+    });
+    await Promise.all(part);
+  }
+  for (const socket of open) socket.destroy();
+  const accepted = codes.filter((code) => code === 'OPEN').length;
+  return outcome({
+    ok: accepted === targets.length,
+    code: [...new Set(codes)].toSorted().join(),
+    bytes: accepted,
   });
 }
 

@@ -8,7 +8,7 @@ import type { RulePiece } from '../../src/fence/rules.ts';
 import { grantOf } from '../support/grants.ts';
 import { until } from '../support/until.ts';
 import type { HostCall, HostSetup } from './fence-host-script.ts';
-import { besideThis, makeNamespace } from './fence-namespace.ts';
+import { besideThis, makeBackendFolder, makeNamespace, pathWith } from './fence-namespace.ts';
 import type { Namespace } from './fence-namespace.ts';
 import type { Probe, ProbeResult } from './fence-probe-script.ts';
 
@@ -19,7 +19,7 @@ import type { Probe, ProbeResult } from './fence-probe-script.ts';
  *   agent .2 ── bridge rf-… .1 │ host │ 192.0.2.2 ── 192.0.2.1 │ outside │ 198.51.100.0/24, 10.99.0.5, 169.254.169.254
  */
 export const POOL = '10.213.0.0/16';
-const GATE_PORT = 5365;
+export const GATE_PORT = 5365;
 export const CHECK_PORT = 5366;
 export const GOOD = '198.51.100.10';
 export const OTHER = '198.51.100.20';
@@ -57,7 +57,17 @@ export type World = {
   remove(): Promise<void>;
 };
 
-export async function makeWorld(options: { readonly pieces?: readonly RulePiece[] } = {}): Promise<World> {
+export type WorldOptions = {
+  readonly pieces?: readonly RulePiece[];
+  /** `stand-in`: no gate, only what the fence asked of it, and a server in the place of the checker. */
+  readonly gate?: HostSetup['gate'];
+  readonly backend?: 'nft' | 'legacy';
+  readonly connectionsPerSecondMax?: number;
+  /** Resolvers that the gate asks in the place of the internet's own. */
+  readonly upstreams?: HostSetup['upstreams'];
+};
+
+export async function makeWorld(options: WorldOptions = {}): Promise<World> {
   const undo: (() => Promise<void> | void)[] = [];
   const remove = async (): Promise<void> => {
     const errors: unknown[] = [];
@@ -79,11 +89,13 @@ export async function makeWorld(options: { readonly pieces?: readonly RulePiece[
 }
 
 async function build(
-  options: { readonly pieces?: readonly RulePiece[] },
+  options: WorldOptions,
   undo: (() => Promise<void> | void)[],
   remove: () => Promise<void>,
 ): Promise<World> {
-  const host = await makeNamespace('host');
+  const tools = options.backend === undefined ? null : makeBackendFolder(options.backend);
+  if (tools !== null) undo.push(() => rmSync(tools, { recursive: true, force: true }));
+  const host = await makeNamespace('host', tools);
   undo.push(() => host.remove());
   const outside = await makeNamespace('out');
   undo.push(() => outside.remove());
@@ -95,12 +107,14 @@ async function build(
     pool: POOL,
     gatePort: GATE_PORT,
     checkPort: CHECK_PORT,
-    upstreams: [{ address: RESOLVER, port: 53 }],
+    upstreams: options.upstreams ?? [{ address: RESOLVER, port: 53 }],
     stateDirectory: folder,
     subnets: [],
     pieces: options.pieces ?? null,
+    gate: options.gate ?? 'real',
+    connectionsPerSecondMax: options.connectionsPerSecondMax ?? null,
   };
-  let process = await startHost(host, setup);
+  let process = await startHost({ host, setup, tools });
   undo.push(() => process.end());
   const agents: Agent[] = [];
   undo.push(async () => {
@@ -125,7 +139,7 @@ async function build(
     restartHost: async () => {
       process.kill();
       await process.ended;
-      process = await startHost(host, setup);
+      process = await startHost({ host, setup, tools });
     },
     hostPid: () => process.pid,
     remove,
@@ -224,11 +238,16 @@ type HostProcess = {
   end(): Promise<void>;
 };
 
-async function startHost(host: Namespace, setup: HostSetup): Promise<HostProcess> {
+async function startHost(given: {
+  readonly host: Namespace;
+  readonly setup: HostSetup;
+  readonly tools: string | null;
+}): Promise<HostProcess> {
+  const { host, setup, tools } = given;
   const child = execa(
     'nsenter',
     [`--net=${host.path}`, globalThis.process.execPath, besideThis('fence-host-script.ts'), JSON.stringify(setup)],
-    { reject: false, stdin: 'pipe', stderr: 'inherit', buffer: false },
+    { reject: false, stdin: 'pipe', stderr: 'inherit', buffer: false, env: pathWith(tools) },
   );
   const waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
   let ready = false;
