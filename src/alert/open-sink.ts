@@ -22,6 +22,10 @@ export function openSink(
     if (rules.heartbeatMs !== null && !deliverer.says('heartbeat')) {
       throw fail('CONFIG_INVALID', { detail: `a sink of type ${sink.type} cannot carry heartbeats` });
     }
+    const unsaid = sink.types?.find((type) => !deliverer.says(type));
+    if (unsaid !== undefined) {
+      throw fail('CONFIG_INVALID', { detail: `a sink of type ${sink.type} has no way to say ${unsaid}` });
+    }
     return deliverer;
   } catch (error) {
     if (!(error instanceof RingfenceError)) throw error;

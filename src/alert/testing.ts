@@ -30,6 +30,27 @@ export function alertOf(id: string, more: Partial<Alert> = {}): Alert {
   };
 }
 
+/** What an agent, or somebody who names things for one, might put into an alert. */
+export const HOSTILE: readonly (readonly [title: string, text: string])[] = [
+  ['a call of the whole channel', 'rome <!channel> <!here> <@U123> and was killed'],
+  ['a link in disguise', '<https://evil.example/|ringfence release rome>'],
+  ['entities that are there already', '&lt;!channel&gt; & &amp;'],
+  ['formatting', '*bold* _it_ ~no~ `code` ```block``` :fire:'],
+  ['terminal escapes', '\u001b[2J\u001b]0;owned\u0007\u009b31m'],
+  ['lines of its own', 'first\nMESSAGE=second\r\n\u2028third\u0000'],
+  ['reversed text', '\u202egnp.exe\u2066'],
+  ['half a character', '\ud83d and \udc00'],
+  ['JSON', '"}],"routing_key":"x'],
+  ['a megabyte', 'A<'.repeat(512 * 1024)],
+  ['a megabyte of wide characters', '\u{1f600}'.repeat(256 * 1024)],
+];
+
+/** The same alert with a hostile text wherever one can be. */
+export function hostileAlert(text: string): Alert {
+  const facts = Array.from({ length: 40 }, () => ({ name: text, value: text }));
+  return alertOf('i0123456789ab', { summary: text, facts });
+}
+
 export type Received = {
   readonly id: string;
   readonly body: string;

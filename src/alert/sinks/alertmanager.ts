@@ -11,6 +11,8 @@ const LABEL_PATTERN = /^[a-zA-Z_][a-zA-Z0-9_]*$/;
 /** A test is over soon, and so is a heartbeat that is not followed by the next: then a rule on its absence fires. */
 const TEST_MS = 300_000;
 const HEARTBEATS_MISSED_MAX = 3;
+/** Alertmanager takes an end in its future for one that may still move; so an end is given in the past of either clock. */
+const CLOCKS_APART_MS = 30_000;
 
 const NAMES: Readonly<Partial<Record<AlertType, string>>> = {
   'incident.opened': 'RingfenceIncident',
@@ -64,7 +66,7 @@ function postableAlert(
   const saidMs = Date.parse(timestampOf(alert) ?? '');
   // What is over began at some time before; what was made by a clock ahead of the receiver's has not begun there.
   const startsAtMs = Number.isNaN(saidMs) ? nowMs : Math.min(saidMs, nowMs);
-  const endsAtMs = over ? nowMs : nowMs + lengthOf(alert.type, lengths);
+  const endsAtMs = over ? nowMs - CLOCKS_APART_MS : nowMs + lengthOf(alert.type, lengths);
   return {
     labels: {
       ...labels,

@@ -53,8 +53,6 @@ export type AlertType =
   /** It is over. */
   | 'incident.resolved'
   | 'approval.requested'
-  /** A run is slowed down or stands still until a person looks. */
-  | 'run.held'
   /** A run was slowed down or paused for a breach, and lives. */
   | 'run.held'
   | 'ledger.checkpoint'
