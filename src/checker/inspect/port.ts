@@ -29,6 +29,6 @@ export type InspectedConnection = {
   readonly addresses: readonly string[];
   /** Empty: every request to this name may pass. */
   readonly requests: readonly FenceRequestRule[];
-  deny(rule: CheckRule, explanation: string): void;
-  count(bytes: { readonly egress: number; readonly ingress: number }): void;
+  readonly deny: (rule: CheckRule, explanation: string) => void;
+  readonly count: (bytes: { readonly egress: number; readonly ingress: number }) => void;
 };
