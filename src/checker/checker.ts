@@ -63,9 +63,9 @@ export function createChecker(parts: CheckerParts): Checker {
     const destination = destinationOf(client, parts.originalDestination);
     if (client.destroyed || source === '') return void client.destroy();
     if (destination === null) {
-      client.destroy();
-      const explanation = 'nobody knows where this connection was headed: it was not led here by the packet rules';
       const { localAddress = '', localPort = 0 } = client;
+      const explanation = 'nobody knows where this connection was headed: it was not led here by the packet rules';
+      client.destroy();
       parts.report({
         kind: 'denied',
         source,
@@ -130,7 +130,9 @@ export function createChecker(parts: CheckerParts): Checker {
     const leave = (): void => {
       collect();
       upstream?.removeListener('close', settle);
-      upstream?.destroy();
+      // A host must not take half a message for a whole one.
+      if (upstream?.writableFinished === false) upstream.resetAndDestroy();
+      else upstream?.destroy();
       upstream = null;
     };
     const close = (): void => {

@@ -45,7 +45,8 @@ const checker = createChecker({
   ),
 });
 
-process.on('disconnect', () => process.exit(0));
+// With the exit code that is set: 1 after a failure.
+process.on('disconnect', () => process.exit());
 // A terminal sends these to the whole group; the daemon decides when the checker may go.
 process.on('SIGINT', () => undefined);
 process.on('SIGHUP', () => undefined);
