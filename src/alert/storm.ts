@@ -52,7 +52,7 @@ export class Storm {
 
   /** Somebody asked for it now. */
   hurry(): void {
-    this.#hurried = true;
+    this.#hurried = this.#held.length > 0;
   }
 
   /** What is held, oldest first, with the alert that began the storm; the next window begins. */

@@ -5,8 +5,10 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Webhook as Verifier } from 'standardwebhooks';
-import type { Alert } from '../core/ports/alert.ts';
+import type { Alert, AlertDelivered, AlertFailed, AlertOutbox } from '../core/ports/alert.ts';
 import type { Log } from '../core/ports/log.ts';
+import type { OutboxOptions } from './outbox.ts';
+import { openOutbox } from './outbox.ts';
 import type { Timers } from './timers.ts';
 
 /** What the tests of this folder share: a real receiver on loopback, and a clock that only the test moves. */
@@ -137,4 +139,32 @@ export async function withDirectory<Result>(work: (directory: string) => Promise
   } finally {
     await rm(directory, { recursive: true });
   }
+}
+
+export type Opened = {
+  readonly outbox: AlertOutbox;
+  readonly clock: ManualClock;
+  readonly delivered: AlertDelivered[];
+  readonly failed: AlertFailed[];
+  readonly log: ReturnType<typeof recordingLog>;
+};
+
+/** An outbox with the webhook `ops` at `url`, or the sinks that `more` brings, and a clock that stands still. */
+export async function open(directory: string, url: string, more: Partial<OutboxOptions> = {}): Promise<Opened> {
+  const clock = new ManualClock();
+  const delivered: AlertDelivered[] = [];
+  const failed: AlertFailed[] = [];
+  const log = recordingLog();
+  const outbox = await openOutbox({
+    directory,
+    sinks: { ops: { type: 'webhook', url, keys: [KEY], allowPrivate: true } },
+    log,
+    onDelivered: (each) => delivered.push(each),
+    onFailed: (each) => failed.push(each),
+    nowMs: () => clock.nowMs,
+    random: () => 1,
+    timers: clock,
+    ...more,
+  });
+  return { outbox, clock, delivered, failed, log };
 }

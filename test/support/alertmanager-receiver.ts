@@ -26,7 +26,14 @@ export async function startAlertmanager(options: { readonly token?: string } = {
       const labels = alert['labels'] as Readonly<Record<string, string>>;
       const end = alert['endsAt'];
       const endsAtMs = typeof end === 'string' ? Date.parse(end) : Date.now() + RESOLVE_TIMEOUT_MS;
-      known.set(JSON.stringify(Object.entries(labels).toSorted()), { labels, endsAtMs });
+      known.set(
+        JSON.stringify(
+          Object.keys(labels)
+            .toSorted((left, right) => (left < right ? -1 : 1))
+            .map((name) => [name, labels[name]]),
+        ),
+        { labels, endsAtMs },
+      );
     }
     return { status: 200, body: '' };
   });
