@@ -55,7 +55,7 @@ export const FROM_THE_START: Mark = { observedBytes: 0, packetBytes: PCAP_HEADER
 /** One line of the servers' record: a connection, a request or a datagram that arrived. */
 export type Seen = {
   readonly at: string;
-  readonly server: 'http' | 'https' | 'site' | 'ssh' | 'pool' | 'sink' | 'barrier';
+  readonly server: 'http' | 'https' | 'site' | 'ssh' | 'ftp' | 'pool' | 'sink' | 'barrier';
   readonly event: 'open' | 'request' | 'close' | 'datagram' | 'barrier';
   readonly protocol: 'tcp' | 'udp';
   readonly localAddress: string;
