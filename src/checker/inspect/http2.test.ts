@@ -173,7 +173,7 @@ describe('over HTTP/2', () => {
           stream.on('error', () => undefined);
           if (headers[':path'] === '/reset') {
             stream.respond({ ':status': 200 });
-            stream.write('half', () => stream.close(constants.NGHTTP2_INTERNAL_ERROR));
+            stream.write('half', () => stream.destroy(new Error('broken')));
           } else stream.on('close', () => gone.resolve(stream.rstCode));
         });
       }),
@@ -186,6 +186,19 @@ describe('over HTTP/2', () => {
     await ask(over, { ':path': '/reset' }).catch(() => undefined);
     given.close(constants.NGHTTP2_CANCEL);
     expect(await gone.promise).toBe(constants.NGHTTP2_CANCEL);
+  });
+
+  test('a response whose connection breaks off does not look whole', async () => {
+    rig = await setUp({
+      site: http2Site((site) => {
+        site.on('stream', (stream) => {
+          stream.on('error', () => undefined);
+          stream.respond({ ':status': 200 });
+          stream.write('half', () => stream.session?.destroy());
+        });
+      }),
+    });
+    await expect(ask(open(rig), { ':path': '/' })).rejects.toThrow(/NGHTTP2_|aborted/);
   });
 
   test('a site that speaks HTTP/1.1 only is offered as such', async () => {

@@ -143,15 +143,21 @@ function forward({ stream, origin, inspection }: Exchange, { headers, endStream 
       { ':status': answer[':status'] ?? 502, ...endToEnd(answer) },
       { endStream: ends, waitForTrailers: !ends },
     );
-    if (!ends) passBody(outgoing, stream);
+    if (ends) outgoing.resume();
+    else passBody(outgoing, stream);
   });
-  outgoing.on('error', (error) => {
-    if (stream.headersSent || stream.destroyed) return;
-    const explanation = `${inspection.name}:${inspection.port} broke off: ${messageOf(error)}`;
+  const broken = (why: string): void => {
+    if (stream.destroyed) return;
+    // CANCEL is what a client says; from a server many take it for an end.
+    const own = outgoing.rstCode === constants.NGHTTP2_NO_ERROR || outgoing.rstCode === constants.NGHTTP2_CANCEL;
+    if (stream.headersSent) return stream.close(own ? constants.NGHTTP2_INTERNAL_ERROR : outgoing.rstCode);
+    const explanation = `${inspection.name}:${inspection.port} broke off: ${why}`;
     respond(stream, { status: 502, body: inspection.failed(explanation) });
-  });
+  };
+  outgoing.on('error', (error) => broken(messageOf(error)));
   outgoing.on('close', () => {
-    if (outgoing.rstCode !== constants.NGHTTP2_NO_ERROR && stream.headersSent) stream.close(outgoing.rstCode);
+    // Half a response must not look like a whole one, nor wait for its end.
+    if (!outgoing.readableEnded || outgoing.rstCode !== constants.NGHTTP2_NO_ERROR) broken('without an end');
   });
   stream.on('close', () => {
     if (!outgoing.closed) outgoing.close(stream.rstCode === 0 ? constants.NGHTTP2_CANCEL : stream.rstCode);

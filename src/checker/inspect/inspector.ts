@@ -64,6 +64,8 @@ export function createInspector({ upstreamCa, connectionsMax = CONNECTIONS_MAX }
         if (clients.size === 0) open.delete(source);
         closed.resolve();
       });
+      // HTTP ends both directions together, and TLS takes this over from the socket below it.
+      client.allowHalfOpen = false;
       // Whatever goes wrong with the socket ends in `close`.
       client.on('error', () => undefined);
       if (client.destroyed) return;

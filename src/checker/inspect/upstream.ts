@@ -32,6 +32,8 @@ export async function reach(target: Target, trust: SecureContext, signal: AbortS
   if (socket === null) {
     return { kind: 'unreachable', explanation: `${target.name}:${target.port} does not answer` };
   }
+  // A name that says no more has ended; TLS takes this over from the socket below it.
+  socket.allowHalfOpen = false;
   if (target.protocol === 'http') return { kind: 'reached', socket, protocol: 'http/1.1' };
   return await secured(socket, target, trust, signal);
 }
