@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { createServer as createTlsServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { WebhookSink } from '../../core/ports/alert.ts';
@@ -226,37 +226,89 @@ describe('where a sink may be', () => {
   }
 });
 
+type Certificate = { readonly key: string; readonly cert: string };
+
+/** For `sink.example`, signed by itself; `from` and `to` as openssl writes moments. */
+async function certificate(directory: string, from: string, to: string): Promise<Certificate> {
+  const [key, cert, request, config] = ['key', 'cert', 'request', 'config'].map((name) => join(directory, name));
+  const [extensions, database] = [join(directory, 'extensions'), join(directory, 'index')];
+  if (key === undefined || cert === undefined || request === undefined || config === undefined) throw new Error('name');
+  const policy = '[policy]\ncommonName=supplied\n';
+  await writeFile(database, '');
+  await writeFile(extensions, 'subjectAltName=DNS:sink.example\n');
+  const lines = [`new_certs_dir=${directory}`, `database=${database}`, 'default_md=sha256', 'rand_serial=yes'];
+  await writeFile(config, `[ca]\ndefault_ca=own\n[own]\n${lines.join('\n')}\npolicy=policy\n${policy}`);
+  const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-subj', '/CN=sink.example'];
+  execFileSync('openssl', ['req', ...kind, '-keyout', key, '-out', request], { stdio: 'ignore' });
+  const times = ['-startdate', from, '-enddate', to];
+  const files = ['-config', config, '-in', request, '-keyfile', key, '-out', cert, '-extfile', extensions];
+  execFileSync('openssl', ['ca', '-batch', '-notext', '-selfsign', ...files, ...times], { stdio: 'ignore' });
+  return { key: await readFile(key, 'utf8'), cert: await readFile(cert, 'utf8') };
+}
+
+type TlsReceiver = AsyncDisposable & { readonly port: number; readonly names: readonly unknown[] };
+
+async function startTls(own: Certificate): Promise<TlsReceiver> {
+  const names: unknown[] = [];
+  const server = createTlsServer(own, (request, response) => {
+    names.push((request.socket as unknown as { servername: unknown }).servername);
+    response.writeHead(200).end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {
+    port: (server.address() as AddressInfo).port,
+    names,
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+const resolve = async () => [{ address: '127.0.0.1', family: 4 as const }];
+
 describe('https', () => {
-  test('checks the certificate against the name in the URL', async () => {
+  test('checks the certificate against the name in the URL, and who signed it', async () => {
     await withDirectory(async (directory) => {
-      const [keyFile, certFile] = [join(directory, 'key.pem'), join(directory, 'cert.pem')];
-      const subject = ['-subj', '/CN=sink.example', '-addext', 'subjectAltName=DNS:sink.example'];
-      const files = ['-keyout', keyFile, '-out', certFile];
-      const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
-      execFileSync('openssl', ['req', ...kind, ...files, ...subject], { stdio: 'ignore' });
-      const ca = await readFile(certFile, 'utf8');
-      const names: unknown[] = [];
-      const server = createTlsServer({ key: await readFile(keyFile), cert: ca }, (request, response) => {
-        names.push((request.socket as unknown as { servername: unknown }).servername);
-        response.writeHead(200).end();
-      });
-      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-      const { port } = server.address() as AddressInfo;
-      const resolve = async () => [{ address: '127.0.0.1', family: 4 as const }];
-      const right = sinkAt(`https://sink.example:${port}/`);
-      const wrong = sinkAt(`https://other.example:${port}/`);
-      expect(await send({ ...right, ca }, { resolve })).toEqual({ kind: 'delivered', status: 200 });
-      expect(names).toEqual(['sink.example']);
-      expect(await send({ ...wrong, ca }, { resolve })).toMatchObject({
+      const own = await certificate(directory, '20200101000000Z', '20991231000000Z');
+      await using receiver = await startTls(own);
+      const right = sinkAt(`https://sink.example:${receiver.port}/`, { ca: own.cert });
+      const wrong = sinkAt(`https://other.example:${receiver.port}/`, { ca: own.cert });
+      expect(await send(right, { resolve })).toEqual({ kind: 'delivered', status: 200 });
+      expect(receiver.names).toEqual(['sink.example']);
+      expect(await send(wrong, { resolve })).toMatchObject({
         kind: 'failed',
         message: expect.stringMatching(/other\.example/),
       });
-      expect(await send(right, { resolve })).toMatchObject({
+      expect(await send(sinkAt(right.url), { resolve })).toMatchObject({
         kind: 'failed',
-        message: expect.stringMatching(/self-signed|certificate/),
+        message: 'the certificate of sink.example is self-signed; name its authority in `caFile`',
       });
-      server.closeAllConnections();
-      await new Promise((resolve_) => server.close(resolve_));
+      expect(receiver.names).toEqual(['sink.example']);
     });
+  });
+
+  test('says that a certificate has expired', async () => {
+    await withDirectory(async (directory) => {
+      const own = await certificate(directory, '20200101000000Z', '20200201000000Z');
+      await using receiver = await startTls(own);
+      const sink = sinkAt(`https://sink.example:${receiver.port}/`, { ca: own.cert });
+      expect(await send(sink, { resolve })).toEqual({
+        kind: 'failed',
+        message: 'the certificate of sink.example has expired',
+        retryAfterMs: null,
+      });
+      expect(receiver.names).toEqual([]);
+    });
+  });
+
+  test('does not wait for a handshake that never ends', async () => {
+    // It accepts, reads, and never says a word.
+    const server = createServer((socket) => void socket.on('error', () => {}).resume());
+    await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
+    const { port } = server.address() as AddressInfo;
+    const sink = sinkAt(`https://sink.example:${port}/`);
+    expect(await send(sink, { resolve, attemptMsMax: 100 })).toMatchObject({ message: 'no answer in time' });
+    await new Promise((closed) => server.close(closed));
   });
 });
