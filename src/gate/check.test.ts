@@ -60,7 +60,7 @@ test('counts a client that tries every address of a name once', async () => {
 });
 
 test('refuses a name that leads where no name may, and keeps what is left of the others', async () => {
-  let addresses = ['10.0.0.1', '127.0.0.1'];
+  let addresses = ['10.0.0.1', '127.0.0.1', '192.0.2.2'];
   const { check, denials, clock } = makeGate({ names: NAMES, resolve: () => Promise.resolve({ ...FOUND, addresses }) });
   expect(await check('good.test')).toMatchObject({ kind: 'refuse', rule: 'egress.never', line: null });
   expect(told(denials)).toEqual(['egress.never good.test:443/tcp']);

@@ -64,6 +64,7 @@ test.each([
   ['only a private address', ['10.0.0.1'], 'NXDOMAIN', 1],
   ['metadata', ['169.254.169.254'], 'NXDOMAIN', 1],
   ['another run', ['10.213.0.6'], 'NXDOMAIN', 1],
+  ['the host', ['192.0.2.2'], 'NXDOMAIN', 1],
   ['a private and a public address', ['10.0.0.1', '198.51.100.10'], 'NOERROR 198.51.100.10', 0],
   ['no address', [], 'NOERROR', 0],
   ['text in the place of an address', ['not an address'], 'NXDOMAIN', 1],

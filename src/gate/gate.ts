@@ -52,6 +52,7 @@ export type GateParts = {
   readonly config: Pick<GateConfig, 'pool' | 'neverRanges' | 'holdMs'>;
   readonly ipset: EntrySets;
   readonly resolve: (name: string) => Promise<Resolution>;
+  readonly isHost: (address: string) => boolean;
   readonly denials: Pick<DenialFeed, 'report' | 'forget'>;
   /** Milliseconds of a clock that nobody sets. */
   readonly now: () => number;

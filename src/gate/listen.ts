@@ -6,7 +6,8 @@ import type { Gate } from './gate.ts';
 /** The gate's two sockets. Who asks is told by the source address, which the packet rules tie to a bridge. */
 export type Listeners = { close(): Promise<void> };
 
-const TCP_CONNECTIONS_MAX = 256;
+/** A run alone cannot take the connections of the others, even when all of its own are held for a person. */
+const TCP_CONNECTIONS_MAX = 4_096;
 const TCP_CONNECTIONS_PER_SOURCE_MAX = 8;
 const TCP_IDLE_MS = 5_000;
 /** A query is a name and an EDNS record; what announces more is no query. */

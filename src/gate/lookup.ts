@@ -12,7 +12,7 @@ export type LookupResult =
   | { readonly kind: 'no-such-name' }
   /** The run made up more under a wildcard than it may: nothing was asked. */
   | { readonly kind: 'limited'; readonly why: string }
-  /** Every address is in a never-range. */
+  /** Every address is in a never-range, or the host's own. */
   | { readonly kind: 'never'; readonly why: string }
   | { readonly kind: 'failed'; readonly why: string };
 
@@ -27,6 +27,8 @@ export type Lookup = (
 export type LookupParts = {
   readonly resolve: (name: string) => Promise<Resolution>;
   readonly never: readonly NeverRange[];
+  /** Throws when it cannot tell. */
+  readonly isHost: (address: string) => boolean;
   readonly now: () => number;
 };
 
@@ -53,7 +55,12 @@ export function createLookup(parts: LookupParts): Lookup {
       run.pending -= 1;
     }
     if (resolution.kind !== 'addresses') return resolution;
-    const addresses = resolution.addresses.filter((address) => !isNever(address, parts.never));
+    let addresses: readonly string[];
+    try {
+      addresses = resolution.addresses.filter((address) => !isNever(address, parts.never) && !parts.isHost(address));
+    } catch {
+      return { kind: 'failed', why: 'the addresses of the host could not be read' };
+    }
     if (addresses.length === 0 && resolution.addresses.length > 0) {
       const where = printable(resolution.addresses[0] ?? '');
       return { kind: 'never', why: `"${name}" leads to ${where}, where no name may lead` };

@@ -11,9 +11,10 @@ import { DenialFeed } from './denials.ts';
 import type { Refused } from './denials.ts';
 import { createGate } from './gate.ts';
 import type { Gate } from './gate.ts';
+import { createHostAddresses } from './host-addresses.ts';
 import { listen } from './listen.ts';
 import type { GateConfig, GateGrant, GateReport, GateRequest } from './messages.ts';
-import { resolveName } from './upstream.ts';
+import { createResolver } from './upstream.ts';
 
 /**
  * The gate as a process: told what to do over the IPC channel, reporting refused names straight to the warden on
@@ -106,15 +107,20 @@ function create(config: GateConfig, grants: readonly GateGrant[]): Parts {
   const gate = createGate({
     config,
     ipset: openIpset(),
-    resolve: (name) => resolveName(name, config.upstreams),
+    resolve: createResolver(config.upstreams),
+    isHost: createHostAddresses({ now: monotonicMs }),
     denials,
-    // A clock that nobody sets: a step of the wall clock must not lengthen an approval.
-    now: () => performance.now(),
+    now: monotonicMs,
     onAsked: (address, request) => tell({ kind: 'asked', address, request }),
     onClose: (address, names) => checker.close(address, names),
   });
   for (const grant of grants) gate.grant(grant);
   return { gate, denials, checker };
+}
+
+/** A clock that nobody sets: a step of the wall clock must not lengthen an approval. */
+function monotonicMs(): number {
+  return performance.now();
 }
 
 /** The checker reads what agents send: its words are cut and made fit to show before they go on. */

@@ -11,6 +11,8 @@ import type { NameRequest } from './verdict.ts';
 
 /** A gate whose kernel, clock and upstream are in the hands of the test. */
 export const AGENT = '10.213.0.2';
+/** An address of the host that is in no never-range. */
+const HOST = '192.0.2.2';
 export const HOLD_MS = 8_000;
 export const FOUND: Resolution = {
   kind: 'addresses',
@@ -118,6 +120,7 @@ export function makeGate(options: TestGateOptions = {}): TestGate {
       asked.push(name);
       return (await options.resolve?.(name)) ?? FOUND;
     },
+    isHost: (address) => address === HOST,
     denials: feed,
     now: () => clock.nowMs,
     onAsked: (_, request) => requests.push(request),

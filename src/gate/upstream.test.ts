@@ -3,7 +3,7 @@ import type { Answer, DecodedPacket } from 'dns-packet';
 import { createSocket } from 'node:dgram';
 import { createServer } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
-import { resolveName } from './upstream.ts';
+import { createResolver, resolveName } from './upstream.ts';
 import type { Upstream } from './upstream.ts';
 
 const closers: (() => void)[] = [];
@@ -94,6 +94,18 @@ test.each([
   const good = await startResolver(answering([GOOD]));
   expect(await resolveName('good.test', [bad, good])).toEqual(FOUND);
   expect(bad.seen.length).toBeGreaterThan(0);
+});
+
+test('asks first whoever answered last, so that a resolver that is down costs its time once', async () => {
+  let isDown = true;
+  const first = await startResolver((question) => (isDown ? null : answering([GOOD])(question)));
+  const second = await startResolver((question) => (isDown ? answering([GOOD])(question) : null));
+  const resolve = createResolver([first, second]);
+  for (let count = 0; count < 3; count += 1) expect(await resolve('good.test')).toEqual(FOUND);
+  expect([first.seen.length, second.seen.length]).toEqual([1, 3]);
+  isDown = false;
+  for (let count = 0; count < 3; count += 1) expect(await resolve('good.test')).toEqual(FOUND);
+  expect([first.seen.length, second.seen.length]).toEqual([4, 4]);
 });
 
 test('asks by TCP when the answer was truncated', async () => {

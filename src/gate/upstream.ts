@@ -26,16 +26,29 @@ const TCP_MESSAGE_BYTES_MAX = 16_384;
 const NEGATIVE_TTL_SECONDS = 5;
 const FLAG_TRUNCATED = 0x200;
 
+/** Asks first whoever answered last: a resolver that is down costs one question its time, not every one. */
+export function createResolver(upstreams: readonly Upstream[]): (name: string) => Promise<Resolution> {
+  let inOrder = upstreams;
+  return async (name) =>
+    await resolveName(name, inOrder, (answered) => {
+      if (inOrder[0] !== answered) inOrder = [answered, ...upstreams.filter((upstream) => upstream !== answered)];
+    });
+}
+
 /**
  * Asks for the addresses of a canonical name that a rule lists. The query is made from nothing: a random id from a
  * random port, that name, type A. Upstreams are tried in order, twice.
  */
-export async function resolveName(name: string, upstreams: readonly Upstream[]): Promise<Resolution> {
+export async function resolveName(
+  name: string,
+  upstreams: readonly Upstream[],
+  onAnswered: (upstream: Upstream) => void = () => undefined,
+): Promise<Resolution> {
   const deadline = Date.now() + RESOLVE_DEADLINE_MS;
   let target = name;
   let ttlSeconds: number | null = null;
   for (let question = 0; question < Math.min(QUESTIONS_MAX, ALIASES_MAX); question += 1) {
-    const packet = await askUpstreams({ name: target, upstreams, deadline });
+    const packet = await askUpstreams({ name: target, upstreams, deadline, onAnswered });
     if (packet === null) return { kind: 'failed', why: 'no upstream resolver answers' };
     if (packet.rcode === 'NXDOMAIN') return { kind: 'no-such-name', ttlSeconds: NEGATIVE_TTL_SECONDS };
     const walk = walkAnswer(packet, target);
@@ -54,6 +67,7 @@ async function askUpstreams(options: {
   readonly name: string;
   readonly upstreams: readonly Upstream[];
   readonly deadline: number;
+  readonly onAnswered: (upstream: Upstream) => void;
 }): Promise<RcodePacket | null> {
   for (let round = 0; round < ROUNDS_MAX; round += 1) {
     for (const upstream of options.upstreams) {
@@ -61,7 +75,9 @@ async function askUpstreams(options: {
       if (left <= 0) return null;
       const packet = await askOne(options.name, upstream, left);
       // A server that fails or refuses says nothing about the name: the next one may know.
-      if (packet !== null && (packet.rcode === 'NOERROR' || packet.rcode === 'NXDOMAIN')) return packet;
+      if (packet === null || (packet.rcode !== 'NOERROR' && packet.rcode !== 'NXDOMAIN')) continue;
+      options.onAnswered(upstream);
+      return packet;
     }
   }
   return null;

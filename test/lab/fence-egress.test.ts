@@ -257,12 +257,13 @@ test('drops answers that lead to private addresses, the pool or the host', async
     'NXDOMAIN',
     'NXDOMAIN',
     `NOERROR ${GOOD}`,
-    `NOERROR ${UPLINK}`,
+    'NXDOMAIN',
     'ECONNREFUSED',
   ]);
   expect(await denials()).toEqual([
     `${agent.lease.address} egress.never private.test`,
     `${agent.lease.address} egress.never pool.test`,
+    `${agent.lease.address} egress.never host.test`,
   ]);
 });
 
