@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import { messageOf } from '../core/errors.ts';
 import { originalDestination } from '../kernel/libc.ts';
 import { createChecker } from './checker.ts';
-import { createNoInspector } from './no-inspection.ts';
+import { createInspector } from './inspect/inspector.ts';
 import type { CheckerReport, CheckerRequest, CheckVerdict } from './messages.ts';
 import { ReportQueue } from './reports.ts';
 
@@ -26,7 +26,7 @@ const reports = new ReportQueue((report, sent) => {
 const waiting = new Map<number, (verdict: CheckVerdict) => void>();
 let questions = 0;
 
-const inspector = createNoInspector();
+const inspector = createInspector();
 const checker = createChecker({
   ask: async (question, signal) =>
     await new Promise((resolve) => {

@@ -234,8 +234,8 @@ test('closes what is open under a revoked name, and only that', async () => {
 });
 
 test('closes a connection whose verdict is still on its way', async () => {
-  let answer: ((verdict: CheckVerdict) => void) | null = null;
-  world.verdict = async () => await new Promise((resolve) => (answer = resolve));
+  const decided = Promise.withResolvers<CheckVerdict>();
+  world.verdict = async () => await decided.promise;
   const client = await connectRaw(world.port);
   client.socket.write(HELLO);
   const [question] = await until(
@@ -245,15 +245,15 @@ test('closes a connection whose verdict is still on its way', async () => {
   );
   if (question === undefined) throw new Error('no question');
   // The verdict was sent before the rules changed, in this order.
-  answer?.(opened(question));
+  decided.resolve(opened(question));
   world.checker.close(LOOPBACK, ['good.test']);
   await until('the client is cut', () => client.ended() !== 'open', WAIT);
   expect(host.sockets).toEqual([]);
 });
 
 test('connects to nobody for a client that gave up while a person decided', async () => {
-  let answer: ((verdict: CheckVerdict) => void) | null = null;
-  world.verdict = async () => await new Promise((resolve) => (answer = resolve));
+  const decided = Promise.withResolvers<CheckVerdict>();
+  world.verdict = async () => await decided.promise;
   const client = await connectRaw(world.port);
   client.socket.write(HELLO);
   const [question] = await until(
@@ -263,7 +263,7 @@ test('connects to nobody for a client that gave up while a person decided', asyn
   );
   client.socket.destroy();
   await until('it is noticed', () => world.checker.connections() === 0, WAIT);
-  if (question !== undefined) answer?.(opened(question));
+  if (question !== undefined) decided.resolve(opened(question));
   world.verdict = onlyGood;
   const next = await connectRaw(world.port);
   next.socket.write(HELLO);
