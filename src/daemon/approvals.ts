@@ -8,10 +8,10 @@ import type { Fence } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import { formatDuration } from '../core/units.ts';
+import { Turns } from '../fence/turns.ts';
 import { addressVerdict, nameVerdict, neverRangeOf } from '../policy/egress.ts';
 import type { PortGrant, Spec } from '../profile/spec.ts';
 import { describeRequest } from '../report/wants.ts';
-import { Turns } from './turns.ts';
 
 /**
  * What agents ask for and people decide.

@@ -28,6 +28,7 @@ import type { Log } from '../core/ports/log.ts';
 import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
 import type { OpenedLedger } from '../ledger/ledger.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
+import { Turns } from '../fence/turns.ts';
 import { explainAlive, explainOutcome } from '../report/explain.ts';
 import { Driver } from '../run/driver.ts';
 import type { RunPorts } from '../run/ports.ts';
@@ -41,7 +42,6 @@ import { reloadProfile } from './reload.ts';
 import { streamsOf } from './run-streams.ts';
 import type { RunTable } from './run-table.ts';
 import { countDenial, detailOf, viewOf, type RunEntry } from './run-table.ts';
-import { Turns } from './turns.ts';
 
 /** How long an attached launch waits for its caller to come for the terminal. */
 const ATTACH_MS_MAX = 10_000;

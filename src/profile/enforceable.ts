@@ -25,7 +25,6 @@ export function unenforceable(spec: Spec): readonly Unenforceable[] {
   if (budget.ingressBytes !== null)
     refuse(['budget', 'ingress'], 'bytes that come in are not counted against a budget');
   if (budget.connections !== null) refuse(['budget', 'connections'], 'connections are not counted');
-  if (spec.egress.ask.length > 0) refuse(['egress', 'ask'], 'there is nobody to ask');
   for (const list of ['allow', 'ask'] as const) {
     spec.egress[list].forEach((rule, index) => {
       if (rule.kind !== 'name' || !rule.inspect) return;

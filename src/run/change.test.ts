@@ -126,6 +126,21 @@ describe('a change of the profile', () => {
     expect(state.outcome?.profileDigest).toBe(specOf().profileDigest);
   });
 
+  test('whose new bound ends the run at once is the profile that it broke', () => {
+    const breach: Breach = { ...PAUSE, reason: 'budget.wall', rule: 'budget.wall', unit: 'ms', action: 'kill' };
+    const breached: Unstamped = { kind: 'breached', breach, usage: USAGE_NONE, times: NO_TIMES };
+    const { state, effects } = after([
+      CHANGE,
+      { kind: 'fence-changed' },
+      breached,
+      EMPTIED,
+      DIED,
+      { kind: 'watch-changed' },
+    ]);
+    expect(answersIn(effects)).toEqual(['in force']);
+    expect(state.outcome).toMatchObject({ reason: 'budget.wall', profileDigest: TO.profileDigest });
+  });
+
   test('is not taken for a launch that hangs', () => {
     const { state } = after([CHANGE, { kind: 'deadline', name: 'launch' }]);
     expect(state.phase).toBe('running');

@@ -32,7 +32,7 @@ export function onChange(state: RunState, event: EventOf<'change'>): Step {
     state: { ...state, changingTo: event.spec, pending: [...state.pending, 'change-fence'] },
     effects: [
       { kind: 'set-deadline', name: 'change', afterMs: CHANGE_MS_MAX },
-      { kind: 'change-fence', from: state.spec, to: event.spec, draft: event.draft },
+      { kind: 'change-fence', to: event.spec, draft: event.draft },
     ],
   };
 }
@@ -50,9 +50,10 @@ export function onFenceChanged(before: RunState, event: At, incidentId: string):
 export function onWatchChanged(before: RunState, event: At, incidentId: string): Step {
   const state = without(before, 'change-watch');
   const spec = state.changingTo;
-  if (spec === null || state.end !== null || state.empty) return abandoned(state, event, incidentId);
+  if (spec === null) return abandoned(state, event, incidentId);
+  // In force for both, so it is the profile of the run even where the first thing it did was to end the run.
   const changed = { ...state, spec, bounds: boundsOf(spec), changingTo: null };
-  return { state: changed, effects: [{ kind: 'answer-change', refusal: null }] };
+  return withEffects([{ kind: 'answer-change', refusal: null }], finishIfDone(changed, event, incidentId));
 }
 
 /** Nothing was changed when not even the record of it could be written; after that, half a change ends the run. */

@@ -397,15 +397,13 @@ export class Driver {
   }
 
   /** A wider profile that is in force and not on record would be nobody's decision, so the record is first. */
-  private async changeFence({ from, to, draft }: Extract<RunEffect, { kind: 'change-fence' }>): Promise<void> {
+  private async changeFence({ to, draft }: Extract<RunEffect, { kind: 'change-fence' }>): Promise<void> {
     const { fence, ledger, plans } = this.ports;
     assert(this.lease !== null, 'a run that is running has an address');
     await ledger.append(draft).flushed.catch((cause: unknown) => {
       throw fail('LEDGER_UNWRITABLE', { detail: `the change could not be recorded: ${messageOf(cause)}` }, { cause });
     });
-    const grant = plans.grant(this.lease, to);
-    await fence.change(grant);
-    if (from.limits.bandwidthBitsPerSecond !== to.limits.bandwidthBitsPerSecond) await fence.shape(grant);
+    await fence.change(plans.grant(this.lease, to));
     this.post({ kind: 'fence-changed' });
   }
 

@@ -93,7 +93,7 @@ export type RunEffect =
   /** Tells the sinks of the profile that the run is held. */
   | { readonly kind: 'notify-held'; readonly breach: Breach }
   /** Records the change, and once that is on disk swaps the grant of the fence. */
-  | { readonly kind: 'change-fence'; readonly from: Spec; readonly to: Spec; readonly draft: RecordDraft }
+  | { readonly kind: 'change-fence'; readonly to: Spec; readonly draft: RecordDraft }
   | { readonly kind: 'change-watch'; readonly to: Spec }
   /** Tells who asked for a change what came of it; null: it is in force. */
   | { readonly kind: 'answer-change'; readonly refusal: ChangeRefusal | null }

@@ -181,7 +181,6 @@ describe('what this version or this host cannot hold', () => {
   refuses('a rate of the network', limits('bandwidth: 20Mbit/s'), later('6:55', 'limits.bandwidth'));
   refuses('a rate of the disks', limits('io: 50MiB/s'), later('6:48', 'limits.io'));
   refuses('a GPU', limits('gpu: { count: 1 }'), later('6:49', 'limits.gpu'));
-  refuses('a question to a person', { egress: '{ ask: ["*.example.com"] }' }, later('8:16', 'egress.ask'));
   refuses(
     'a look inside TLS',
     { egress: '{ allow: [{ to: api.example.com, inspect: true }] }' },

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, expect } from 'vitest';
 import type { Incident, IncidentSummary, RunDetail, RunView } from '../../src/api/service.ts';
 import type { Outcome } from '../../src/core/outcome.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
-import { startDaemon, type TestDaemon } from './daemon.ts';
+import { startDaemon, type DaemonOptions, type TestDaemon } from './daemon.ts';
 import { command, lab } from './lab.ts';
 import { leaksSince, snapshot, type Snapshot } from './leak-check.ts';
 import { startReceiver, type Receiver } from './receiver.ts';
@@ -58,8 +58,11 @@ const RUN_MS_MAX = 60_000;
 const START_MS_MAX = 20_000;
 const LEFT_BEHIND_MS_MAX = 5_000;
 
-/** Registers the hooks of the file that calls it; what it gives works from the first test on. */
-export function useSupervised(): Supervised {
+/**
+ * Registers the hooks of the file that calls it; what it gives works from the first test on. `config` is what the file
+ * needs beside the usual configuration of the daemon.
+ */
+export function useSupervised({ config = {} }: Pick<DaemonOptions, 'config'> = {}): Supervised {
   let daemon: TestDaemon;
   let receiver: Receiver;
   let folder = '';
@@ -68,7 +71,7 @@ export function useSupervised(): Supervised {
   beforeAll(async () => {
     folder = mkdtempSync(`${lab.scratch}/profiles-`);
     receiver = await startReceiver();
-    daemon = await startDaemon({ sinks: { ops: { url: receiver.url, secret: receiver.secret } } });
+    daemon = await startDaemon({ config, sinks: { ops: { url: receiver.url, secret: receiver.secret } } });
     before = await snapshot();
   });
   afterEach(async () => {

@@ -1,0 +1,49 @@
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { afterEach } from 'vitest';
+import type { RunDetail } from '../../src/api/service.ts';
+import type { ProfileDraft, Supervised } from './supervised.ts';
+import { until } from './until.ts';
+
+/** Somebody at the shell of an agent. */
+export type AgentShell = {
+  readonly path: string;
+  readonly run: RunDetail;
+  /** Types a line and gives what came back; fails when the agent does not answer any more. */
+  type(line: string): Promise<string>;
+};
+
+const SAID_MS_MAX = 45_000;
+
+/** Opens shells of agents; each is left after its test. */
+export function useShells(supervised: Supervised): (draft: Omit<ProfileDraft, 'command'>) => Promise<AgentShell> {
+  const leaving: (() => Promise<void>)[] = [];
+  afterEach(async () => {
+    for (const leave of leaving.splice(0)) await leave();
+  });
+  return async (draft) => {
+    const path = supervised.writeProfile({ ...draft, command: ['sh'] });
+    const child = supervised.daemon.spawnCli(['run', path], { stdio: 'pipe' });
+    let output = '';
+    child.stdout?.on('data', (chunk: Buffer) => (output += chunk.toString('utf8')));
+    child.stderr?.on('data', (chunk: Buffer) => (output += chunk.toString('utf8')));
+    const exit = once(child, 'exit');
+    leaving.push(async () => {
+      child.stdin?.end();
+      await exit;
+    });
+    return {
+      path,
+      run: await supervised.running(draft.name).catch((error: unknown) => {
+        throw new Error(`no shell: ${output}`, { cause: error });
+      }),
+      type: async (line) => {
+        const from = output.length;
+        const token = randomUUID();
+        child.stdin?.write(`${line}\necho "done ${token} $?"\n`);
+        await until(`the agent has done: ${line}`, () => output.includes(`done ${token}`), { deadlineMs: SAID_MS_MAX });
+        return output.slice(from, output.indexOf(`done ${token}`));
+      },
+    };
+  };
+}
