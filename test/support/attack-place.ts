@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Fence, FenceGrant, FenceLease } from '../../src/core/ports/fence.ts';
-import { createFence, type FenceGate } from '../../src/fence/fence.ts';
-import type { RulePiece } from '../../src/fence/rules.ts';
+import { createFence } from '../../src/fence/fence.ts';
+import { FENCE_MARKS } from '../../src/fence/rules/words.ts';
 import { createGateClient, type GateClient } from '../../src/gate/client.ts';
 import { NEVER_RANGES } from '../../src/policy/egress.ts';
 import { listenOnHost, type HostListeners } from './attack-listeners.ts';
@@ -44,6 +44,15 @@ const POOL = '10.215.0.0/16';
 const GATE_PORT = 5398;
 const CHECK_PORT = 5397;
 const NFLOG_GROUP = 88;
+/** What the base rules of these places are made from. */
+export const RULE_OPTIONS = {
+  pool: POOL,
+  gatePort: GATE_PORT,
+  checkPort: CHECK_PORT,
+  nflogGroup: NFLOG_GROUP,
+  marks: FENCE_MARKS,
+  connectionsPerSecondMax: 200,
+};
 const OPEN_NETWORK = 'rfopen';
 const READY_MS_MAX = 10_000;
 const BATTERY_MS_MAX = 120_000;
@@ -57,10 +66,7 @@ const CAPABILITIES: Readonly<Record<Attacker, readonly string[]>> = {
 /** It listens on a TCP and a UDP port and says what it hears. */
 const LISTENER = `socat -u UDP-RECV:8001 STDOUT & exec socat -u TCP-LISTEN:8000,fork,reuseaddr STDOUT`;
 
-/** `withGate: false`: nothing resolves; for what needs no names. */
-export type PlaceOptions = { readonly pieces?: readonly RulePiece[]; readonly withGate?: boolean };
-
-export async function openPlaces(options: PlaceOptions = {}): Promise<AttackPlaces> {
+export async function openPlaces(): Promise<AttackPlaces> {
   const folder = mkdtempSync(join(tmpdir(), 'ringfence-attack-'));
   const listeners = await listenOnHost();
   const gate = createGateClient({
@@ -76,18 +82,14 @@ export async function openPlaces(options: PlaceOptions = {}): Promise<AttackPlac
     log: SILENT,
   });
   const fence = createFence({
-    pool: POOL,
-    gatePort: GATE_PORT,
-    checkPort: CHECK_PORT,
-    nflogGroup: NFLOG_GROUP,
+    ...RULE_OPTIONS,
     listSubnets: () => Promise.resolve([]),
-    gate: options.withGate === false ? NO_GATE : gate,
+    gate,
     stateDirectory: folder,
     log: SILENT,
-    ...(options.pieces === undefined ? {} : { pieces: options.pieces }),
   });
   await fence.install();
-  if (options.withGate !== false) await gate.start();
+  await gate.start();
   const undo: (() => Promise<unknown>)[] = [];
   let runs = 0;
   let hasOpenNetwork = false;
@@ -210,12 +212,6 @@ export async function openPlaces(options: PlaceOptions = {}): Promise<AttackPlac
   };
 }
 
-const NO_GATE: FenceGate = {
-  grant: () => Promise.resolve(),
-  revoke: () => Promise.resolve(),
-  change: () => Promise.resolve(),
-  decide: () => Promise.resolve(),
-};
 const OPEN_BRIDGE = 'com.docker.network.bridge.name=rfopen0';
 const OPEN_SUBNET = '198.18.7.0/24';
 const SHORT_ID = 12;
