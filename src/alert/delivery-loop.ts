@@ -141,7 +141,7 @@ export class DeliveryLoop {
   }
 
   #pumpStorm(sink: SinkLanes, nowMs: number): number {
-    const dueAtMs = sink.storm.dueAtMs();
+    const dueAtMs = sink.storm.dueAtMs(nowMs);
     if (dueAtMs > nowMs) return dueAtMs;
     const { held, lead } = sink.storm.take(nowMs);
     const [only] = held;

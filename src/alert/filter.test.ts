@@ -81,3 +81,14 @@ describe('a sink that can never work', () => {
     });
   }
 });
+
+test('an alert that cannot be put into words is a failed attempt', async () => {
+  const [, slack] = SINKS;
+  if (slack === undefined) throw new Error('no sink');
+  const deliverer = openSink({ name: 'ops', sink: slack }, rulesOf(slack), { nowMs: Date.now });
+  const broken = { ...alertOf('a1'), facts: null } as unknown as ReturnType<typeof alertOf>;
+  expect(await deliverer.send(broken, new AbortController().signal)).toMatchObject({
+    kind: 'failed',
+    message: expect.stringMatching(/could not be put into words/),
+  });
+});

@@ -1,4 +1,4 @@
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { Alert } from '../core/ports/alert.ts';
 import type { Delivery } from './deliverer.ts';
 import { failed } from './deliverer.ts';
@@ -36,14 +36,18 @@ function start({ answers = [], open = () => true, make }: Setting) {
   return { clock, log, sent, heartbeat };
 }
 
+/** The answer of this file's sink is there before the next turn of the event loop. */
+const turn = async (): Promise<void> => await new Promise((resolve) => setImmediate(resolve));
+
 describe('the heartbeat', () => {
   test('begins after one interval and comes once in each', async () => {
     const { clock, sent, heartbeat } = start({});
     expect(clock.advance(59_999)).toBe(false);
     for (const beats of [1, 2, 3]) {
       expect(clock.advance(60_000)).toBe(true);
-      await vi.waitFor(() => expect(sent).toHaveLength(beats));
-      await vi.waitFor(() => expect(heartbeat.state.lastOkMs).toBe(clock.nowMs));
+      await turn();
+      expect(sent).toHaveLength(beats);
+      expect(heartbeat.state.lastOkMs).toBe(clock.nowMs);
     }
     expect(new Set(sent.map(({ id }) => id)).size).toBe(3);
     await heartbeat.stop();
@@ -54,8 +58,7 @@ describe('the heartbeat', () => {
     const { clock, log, heartbeat } = start({ answers: [failed('answered 500'), failed('answered 500')] });
     for (const error of ['answered 500', 'answered 500', null]) {
       clock.advance(60_000);
-      // The answer of this sink is there in the same turn.
-      await new Promise((resolve) => setImmediate(resolve));
+      await turn();
       expect(heartbeat.state.error).toBe(error);
     }
     expect(log.lines).toEqual([
@@ -71,13 +74,34 @@ describe('the heartbeat', () => {
     const draft = plainDraft('heartbeat', { id: 'beat_1', nowMs: 0 });
     const { clock, sent, heartbeat } = start({ open: () => open, make: () => (well ? draft : null) });
     clock.advance(60_000);
+    await turn();
     well = true;
     open = false;
     clock.advance(60_000);
+    await turn();
     expect(sent).toEqual([]);
     open = true;
     clock.advance(60_000);
-    await vi.waitFor(() => expect(sent).toHaveLength(1));
+    await turn();
+    expect(sent).toHaveLength(1);
+    await heartbeat.stop();
+  });
+
+  test('goes on after what it should say could not be made', async () => {
+    let broken = true;
+    const { clock, sent, heartbeat } = start({
+      make: () => {
+        if (broken) throw new Error('no facts');
+        return plainDraft('heartbeat', { id: 'beat_1', nowMs: 0 });
+      },
+    });
+    clock.advance(60_000);
+    await turn();
+    expect(heartbeat.state.error).toBe('no facts');
+    broken = false;
+    clock.advance(60_000);
+    await turn();
+    expect(sent).toHaveLength(1);
     await heartbeat.stop();
   });
 });

@@ -1,3 +1,4 @@
+import { messageOf } from '../core/errors.ts';
 import type { AlertDraft } from '../core/ports/alert.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Deliverer } from './deliverer.ts';
@@ -49,7 +50,13 @@ export class Heartbeat {
     this.#cancel = timers.after(intervalMs, () => {
       this.#schedule();
       // A receiver slower than the interval misses beats; they do not pile up.
-      if (!this.#busy) this.#underWay = this.#beat();
+      if (this.#busy) return;
+      this.#busy = true;
+      this.#underWay = this.#beat()
+        .catch((error: unknown) => this.#missed(messageOf(error)))
+        .finally(() => {
+          this.#busy = false;
+        });
     });
   }
 
@@ -57,9 +64,7 @@ export class Heartbeat {
     const { deliverer, make, open, log, sink, nowMs } = this.#options;
     const draft = open() ? make() : null;
     if (draft === null) return;
-    this.#busy = true;
     const delivery = await deliverer.send({ ...draft, sink }, this.#abort.signal);
-    this.#busy = false;
     if (this.#abort.signal.aborted) return;
     if (delivery.kind === 'delivered') {
       if (this.#error !== null) log.info({ sink }, 'heartbeats arrive again');
@@ -67,7 +72,12 @@ export class Heartbeat {
       this.#error = null;
       return;
     }
-    if (this.#error === null) log.warn({ sink, error: delivery.message }, 'heartbeats do not arrive');
-    this.#error = delivery.message;
+    this.#missed(delivery.message);
+  }
+
+  #missed(message: string): void {
+    const { log, sink } = this.#options;
+    if (this.#error === null) log.warn({ sink, error: message }, 'heartbeats do not arrive');
+    this.#error = message;
   }
 }

@@ -1,7 +1,9 @@
 import { assertNever } from '../core/assert.ts';
-import { fail, RingfenceError } from '../core/errors.ts';
+import { fail, messageOf, RingfenceError } from '../core/errors.ts';
 import type { Sink, SinkRules } from '../core/ports/alert.ts';
+import { printable } from '../core/text.ts';
 import type { Deliverer } from './deliverer.ts';
+import { failed } from './deliverer.ts';
 import type { HttpOptions } from './http.ts';
 import { openAlertmanager } from './sinks/alertmanager.ts';
 import { openExec } from './sinks/exec.ts';
@@ -26,11 +28,25 @@ export function openSink(
     if (unsaid !== undefined) {
       throw fail('CONFIG_INVALID', { detail: `a sink of type ${sink.type} has no way to say ${unsaid}` });
     }
-    return deliverer;
+    return guarded(deliverer);
   } catch (error) {
     if (!(error instanceof RingfenceError)) throw error;
     throw fail(error.code, { ...error.facts, detail: `sinks.${name}: ${error.message}` }, { cause: error });
   }
+}
+
+/** A fault of ours in the words for a receiver is a failed attempt like any other, not the end of the loop. */
+function guarded(deliverer: Deliverer): Deliverer {
+  return {
+    ...deliverer,
+    async send(alert, signal) {
+      try {
+        return await deliverer.send(alert, signal);
+      } catch (error) {
+        return failed(printable(`could not be put into words: ${messageOf(error)}`));
+      }
+    },
+  };
 }
 
 function openKind(sink: Sink, rules: SinkRules, http: HttpOptions): Deliverer {

@@ -26,6 +26,7 @@ export class Storm {
 
   /** True: it goes by itself. False: it is held here from now on. */
   passes(spooled: Spooled, nowMs: number): boolean {
+    this.#noteClock(nowMs);
     if (this.#held.length === 0 && nowMs >= this.#openedAtMs + this.#rules.stormWindowMs) {
       this.#openedAtMs = nowMs;
       this.#passed = 0;
@@ -45,9 +46,15 @@ export class Storm {
   }
 
   /** When what is held has to go; Infinity while nothing is. */
-  dueAtMs(): number {
+  dueAtMs(nowMs: number): number {
+    this.#noteClock(nowMs);
     if (this.#held.length === 0) return Infinity;
     return this.#hurried || this.#held.length >= HELD_MAX ? 0 : this.#openedAtMs + this.#rules.stormWindowMs;
+  }
+
+  /** A clock that was set back must not make a window last for as long as it was wrong. */
+  #noteClock(nowMs: number): void {
+    this.#openedAtMs = Math.min(this.#openedAtMs, nowMs);
   }
 
   /** Somebody asked for it now. */

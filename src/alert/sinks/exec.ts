@@ -7,6 +7,8 @@ import type { Deliverer, Delivery } from '../deliverer.ts';
 import { failed } from '../deliverer.ts';
 
 const ERROR_BYTES_MAX = 4_096;
+/** What does not end after SIGKILL hangs in the kernel, and is not waited for. */
+const KILLED_MS_MAX = 2_000;
 const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /**
@@ -43,9 +45,11 @@ function run(sink: ExecSink, alert: Alert, signal: AbortSignal): Promise<Deliver
     return Promise.resolve(failed(printable(messageOf(error))));
   }
   let why: string | null = null;
+  let last: NodeJS.Timeout | null = null;
   const end = (reason: string): void => {
     why ??= reason;
     killGroup(child);
+    last ??= setTimeout(() => settle(failed(`${reason}, and it cannot be killed`)), KILLED_MS_MAX);
   };
   const timer = setTimeout(() => end(`no end within ${sink.timeoutMs / 1000} s`), sink.timeoutMs);
   const onAbort = (): void => end('the daemon stops');
@@ -59,6 +63,7 @@ function run(sink: ExecSink, alert: Alert, signal: AbortSignal): Promise<Deliver
   });
   const settle = (delivery: Delivery): void => {
     clearTimeout(timer);
+    if (last !== null) clearTimeout(last);
     signal.removeEventListener('abort', onAbort);
     child.stdin?.destroy();
     child.stderr?.destroy();
