@@ -139,6 +139,18 @@ export function createGate(parts: GateParts): Gate {
     }
   };
 
+  /** Takes away what the rules and decisions of now do not justify. */
+  const retain = (run: GateRun): void => {
+    // A name with many addresses is judged once: the rules may be a thousand.
+    const judged = new Map<string, readonly OpenPort[]>();
+    const portsNow = (name: string): readonly OpenPort[] => {
+      const ports = judged.get(name) ?? portsOf(run, name);
+      judged.set(name, ports);
+      return ports;
+    };
+    run.opened.retain(portsNow, parts.now());
+  };
+
   const close = (run: GateRun, names: readonly string[] | null): void => {
     if (names === null || names.length > 0) parts.onClose(run.address, names);
   };
@@ -211,7 +223,7 @@ export function createGate(parts: GateParts): Gate {
         run,
         run.shown.takeChanged((shown) => judgeShown(rules, shown, run.held.standing(shown.name))),
       );
-      run.opened.retain((name) => portsOf(run, name), parts.now());
+      retain(run);
       run.opened.removeUnknown();
     },
     decide: (address, request, lifetime) => {
@@ -221,7 +233,7 @@ export function createGate(parts: GateParts): Gate {
       run.held.decide(request, lifetime);
       if (before.kind !== 'approved') return;
       close(run, [request.name]);
-      run.opened.retain((name) => portsOf(run, name), parts.now());
+      retain(run);
     },
     sweep: () => {
       // What an approval opened in the kernel ends there by itself, at the latest when the approval does.
