@@ -1,4 +1,4 @@
-import { closeSync, existsSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CgroupPaths } from '../core/ports/warden.ts';
 import { isGone, openCounter } from './counters.ts';
@@ -17,6 +17,24 @@ export type Freezer = {
 };
 
 const STATE_BYTES = 32;
+/** The container, and what an engine may have made in it. */
+const DEPTH_MAX = 4;
+
+/**
+ * Lets whatever stands still in a v1 hierarchy go on: those of a paused run, and of a container that somebody paused by
+ * the engine. There a frozen process does not even die.
+ */
+export function thawTree(directory: string | null, depth = 0): void {
+  const state = directory === null ? null : openExisting(join(directory, 'freezer.state'));
+  if (directory === null || state === null) return;
+  try {
+    write(state, 'THAWED');
+  } finally {
+    closeSync(state);
+  }
+  if (depth >= DEPTH_MAX) return;
+  for (const name of foldersIn(directory)) thawTree(join(directory, name), depth + 1);
+}
 
 /** Null where the kernel can freeze nothing here. */
 export function openFreezer(parent: CgroupPaths): Freezer | null {
@@ -65,6 +83,16 @@ function freezerOfTree(parts: {
       populated.close();
     },
   };
+}
+
+function foldersIn(directory: string): readonly string[] {
+  try {
+    const entries = readdirSync(directory, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  } catch (error) {
+    if (isGone(error)) return [];
+    throw error;
+  }
 }
 
 function openExisting(file: string): number | null {

@@ -13,6 +13,7 @@ import type { CgroupPaths, ProcessFacts } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
 import { closeDescriptor, openPidfd, signalPidfd, SystemCallError } from '../kernel/libc.ts';
 import { isGone } from './counters.ts';
+import { thawTree } from './freezer.ts';
 
 /** More processes than this are counted, never listed. */
 export const PIDS_LISTED_MAX = 4_096;
@@ -107,6 +108,7 @@ export function killNow(paths: CgroupPaths): readonly number[] {
     }
   }
   killProcesses(paths);
+  thawTree(paths.freezer);
   return pidsOf(paths);
 }
 

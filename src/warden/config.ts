@@ -10,7 +10,7 @@ export type WardenConfig = {
   readonly silenceSet: string | null;
   /** The `hash:ip` sets that count what each address sent and received; null where there is no fence. */
   readonly trafficSets: { readonly egress: string; readonly ingress: string; readonly connections: string } | null;
-  /** True when the fence cuts off at `budget.egress` by itself and logs it with `rf:budget`. */
+  /** True when the fence cuts off at budgets of bytes and connections by itself and logs it. */
   readonly egressHeldByKernel: boolean;
 };
 

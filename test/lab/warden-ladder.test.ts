@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BudgetPlan, WatchPlan } from '../../src/core/ports/warden.ts';
+import { killNow } from '../../src/meter/processes.ts';
 import { until } from '../support/until.ts';
 import { launch, makeRun, startFixture, stopFixture, untilReport } from '../support/warden-run.ts';
 import type { FixtureRun, WardenFixture } from '../support/warden-run.ts';
@@ -152,6 +153,13 @@ describe.each(['by the freezer', 'by the v2 tree'] as const)('a run whose budget
     const { breach, times } = await untilReport(fixture, 'emptied', run.runId);
     expect(breach).toMatchObject({ reason: 'budget.wall', action: 'kill' });
     expect(times.signalledMs).toBeGreaterThanOrEqual(1_500);
+  });
+
+  it('can be killed without the warden too', async () => {
+    await start(`(${SPIN}) & ${SPIN}`, [pause, WALL]);
+    await untilReport(fixture, 'held', run.runId);
+    await until('nothing of it is left', () => killNow(run.paths).length === 0, { deadlineMs: 5_000 });
+    await untilReport(fixture, 'emptied', run.runId);
   });
 
   it('can still be asked to end, and ends in order', async () => {
