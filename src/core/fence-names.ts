@@ -6,6 +6,8 @@
 export const FENCE_SETS = {
   /** `hash:net,iface`: which source network may come from which bridge. Without its entry a run is silent. */
   bridge: 'rf-bridge',
+  /** `hash:ip`: runs whose bandwidth is not in force yet. Their packets are dropped and nobody is told. */
+  waiting: 'rf-waiting',
   /** `hash:ip,port,ip` with time-outs: run, port, address learned from a DNS answer. */
   learned: 'rf-learned',
   /** `hash:ip,port,ip` with time-outs: like `learned`, but the connection is led to the checker, which looks at its name. */

@@ -5,8 +5,10 @@ import { hostDevices } from './host-networks.ts';
 import { runIdOf } from './pool.ts';
 
 /**
- * A run's bandwidth, each direction by itself: a token bucket on the bridge for what comes to the run, and one on a
- * device of its own (ifb) through which everything passes that the bridge receives from it. The kernel holds both.
+ * A run's bandwidth, each direction by itself. What comes to the run waits in a token bucket on its bridge. What it
+ * sends is led, where its port receives it, through a device of its own (ifb) with another bucket. At the port and not
+ * at the bridge: behind the bridge the kernel forgets the connection of a packet that is led away, and on a host that
+ * filters bridged packets it would not look for it again.
  */
 const UPLOAD_PREFIX = 'rfi';
 const SHAPE_HANDLE = '5246:';
@@ -17,64 +19,84 @@ const BURST_BYTES_MIN = 16 * 1024;
 const QUEUE_MS = 50;
 const QUEUE_BYTES_MIN = 32 * 1024;
 
-export type Shape = { readonly bridge: string; readonly bitsPerSecond: number };
+/** `ports`: those of the bridge that are led through the upload device so far. */
+export type Shape = { readonly bridge: string; readonly bitsPerSecond: number; readonly ports: readonly string[] };
 
-export async function applyShape({ bridge, bitsPerSecond }: Shape): Promise<void> {
-  if (!deviceExists(bridge)) {
+/** Makes both buckets. Nothing leads to the one for uploads yet. */
+export async function makeBuckets({ bridge, bitsPerSecond }: Omit<Shape, 'ports'>): Promise<void> {
+  if (!hostDevices().has(bridge)) {
     throw fail('FENCE_FAILED', {
       detail: `the bandwidth cannot be held: there is no bridge ${bridge} yet`,
       hint: 'the network of the run has to exist before its bandwidth is set',
     });
   }
   const upload = uploadDevice(bridge);
-  if (!deviceExists(upload)) await makeUploadDevice(upload);
+  if (!hostDevices().has(upload)) await makeUploadDevice(upload);
   await runTool('ip', ['link', 'set', upload, 'up']);
-  await limitRate(upload, bitsPerSecond);
-  await limitRate(bridge, bitsPerSecond);
-  const shown = await tryTool('tc', ['-j', 'qdisc', 'show', 'dev', bridge]);
-  if (!qdiscsOf(shown.stdout).some(({ kind }) => kind === 'clsact')) {
-    await runTool('tc', ['qdisc', 'add', 'dev', bridge, 'clsact']);
-  }
-  if (!(await leadsTo(bridge, upload))) {
+  for (const device of [upload, bridge]) await limitRate(device, bitsPerSecond);
+  refuseFindings(await shapeFindings([{ bridge, bitsPerSecond, ports: [] }]));
+}
+
+export async function portsOf(bridge: string): Promise<string[]> {
+  const shown = await tryTool('ip', ['-j', 'link', 'show', 'master', bridge]);
+  return parsed<{ readonly ifname?: string }>(shown.stdout).flatMap(({ ifname }) => ifname ?? []);
+}
+
+export async function leadUploads({ bridge, ports }: Pick<Shape, 'bridge' | 'ports'>): Promise<void> {
+  const upload = uploadDevice(bridge);
+  for (const port of ports) {
+    const shown = await tryTool('tc', ['-j', 'qdisc', 'show', 'dev', port]);
+    if (!parsed<Qdisc>(shown.stdout).some(({ kind }) => kind === 'clsact')) {
+      await runTool('tc', ['qdisc', 'add', 'dev', port, 'clsact']);
+    }
+    if (await leadsTo(port, upload)) continue;
     const everything = ['protocol', 'all', 'prio', '1', 'u32', 'match', 'u32', '0', '0'];
     const through = ['action', 'mirred', 'egress', 'redirect', 'dev', upload];
-    await runTool('tc', ['filter', 'add', 'dev', bridge, 'ingress', ...everything, ...through]);
+    await runTool('tc', ['filter', 'add', 'dev', port, 'ingress', ...everything, ...through]);
+    if (!(await leadsTo(port, upload))) refuseFindings([`tc: ${port} does not lead to ${upload}`]);
   }
-  const findings = await shapeFindings([{ bridge, bitsPerSecond }]);
-  if (!(await leadsTo(bridge, upload))) findings.push(`tc: ${bridge} does not lead to ${upload}`);
-  if (findings.length === 0) return;
-  throw fail('FENCE_FAILED', { detail: `the bandwidth read back is not that given: ${findings[0] ?? ''}`, findings });
 }
 
-/** Takes away what holds the bandwidth of a bridge, whether or not the bridge is still there. */
+/** Takes away what holds the bandwidth of a bridge, whether or not the bridge and its ports are still there. */
 export async function removeShape(bridge: string): Promise<void> {
   const upload = uploadDevice(bridge);
-  if (!deviceExists(upload)) return;
-  if (deviceExists(bridge)) {
-    for (const kind of ['root', 'clsact']) await tryTool('tc', ['qdisc', 'del', 'dev', bridge, kind]);
-  }
+  if (!hostDevices().has(upload)) return;
+  for (const port of await portsOf(bridge)) await tryTool('tc', ['qdisc', 'del', 'dev', port, 'clsact']);
+  await tryTool('tc', ['qdisc', 'del', 'dev', bridge, 'root']);
   const result = await tryTool('ip', ['link', 'del', upload]);
-  if (result.exitCode !== 0 && deviceExists(upload)) {
-    throw fail('FENCE_FAILED', { detail: `the device ${upload} cannot be removed: ${result.stderr.trim()}` });
-  }
+  if (result.exitCode === 0 || !hostDevices().has(upload)) return;
+  throw fail('FENCE_FAILED', { detail: `the device ${upload} cannot be removed: ${result.stderr.trim()}` });
 }
 
-/** What of these does not hold any more. A bridge that is gone carries nothing. */
+/** What of these does not hold any more, in one reading for all. A device that is gone carries nothing. */
 export async function shapeFindings(shapes: readonly Shape[]): Promise<string[]> {
   if (shapes.length === 0) return [];
-  const all = qdiscsOf(await runTool('tc', ['-j', 'qdisc', 'show']));
+  const all = parsed<Qdisc>(await runTool('tc', ['-j', 'qdisc', 'show']));
   const devices = hostDevices();
   return shapes
     .filter(({ bridge }) => devices.has(bridge))
-    .flatMap(({ bridge, bitsPerSecond }) => {
+    .flatMap(({ bridge, bitsPerSecond, ports }) => {
+      const holds = (device: string): boolean =>
+        all.some(({ dev, kind, options }) => {
+          // The kernel counts whole bytes.
+          return dev === device && kind === 'tbf' && options?.rate === Math.floor(bitsPerSecond / 8);
+        });
+      const leads = (port: string): boolean => all.some(({ dev, kind }) => dev === port && kind === 'clsact');
       const upload = uploadDevice(bridge);
-      const held = (device: string): boolean =>
-        all.some((each) => each.dev === device && each.kind === 'tbf' && holds(each, bitsPerSecond));
-      const rates = [bridge, upload].filter((device) => !held(device));
-      const findings = rates.map((device) => `tc: ${device} does not hold ${bitsPerSecond} bit/s`);
-      const led = all.some(({ dev, kind }) => dev === bridge && kind === 'clsact');
-      return led ? findings : [...findings, `tc: ${bridge} does not lead to ${upload}`];
+      return [
+        ...[bridge, upload]
+          .filter((device) => !holds(device))
+          .map((device) => `tc: ${device} does not hold ${bitsPerSecond} bit/s`),
+        ...ports
+          .filter((port) => devices.has(port) && !leads(port))
+          .map((port) => `tc: ${port} does not lead to ${upload}`),
+      ];
     });
+}
+
+function refuseFindings(findings: readonly string[]): void {
+  if (findings.length === 0) return;
+  throw fail('FENCE_FAILED', { detail: `the bandwidth read back is not that given: ${findings[0] ?? ''}`, findings });
 }
 
 /** Upload devices whose run is not among these: what a crash left. */
@@ -117,31 +139,23 @@ async function limitRate(device: string, bitsPerSecond: number): Promise<void> {
   });
 }
 
-async function leadsTo(bridge: string, upload: string): Promise<boolean> {
-  const shown = await tryTool('tc', ['filter', 'show', 'dev', bridge, 'ingress']);
+async function leadsTo(port: string, upload: string): Promise<boolean> {
+  const shown = await tryTool('tc', ['filter', 'show', 'dev', port, 'ingress']);
   return shown.exitCode === 0 && shown.stdout.includes(`(Egress Redirect to device ${upload})`);
 }
 
 type Qdisc = { readonly kind?: string; readonly dev?: string; readonly options?: { readonly rate?: number } };
 
-function qdiscsOf(json: string): readonly Qdisc[] {
+/** The lists that `tc -j` and `ip -j` print; nothing at all is an empty one. */
+function parsed<Row>(json: string): readonly Row[] {
   try {
-    return JSON.parse(json) as readonly Qdisc[];
+    return JSON.parse(json) as readonly Row[];
   } catch {
     return [];
   }
 }
 
-/** The kernel holds whole bytes a second. */
-function holds({ options }: Qdisc, bitsPerSecond: number): boolean {
-  return options?.rate === Math.floor(bitsPerSecond / 8);
-}
-
 /** The twelve characters of the run, as its bridge has them; not under the prefix that the base rules match. */
 function uploadDevice(bridge: string): string {
   return `${UPLOAD_PREFIX}${bridge.slice(FENCE_BRIDGE_PREFIX.length)}`;
-}
-
-function deviceExists(device: string): boolean {
-  return hostDevices().has(device);
 }

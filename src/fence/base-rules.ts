@@ -38,6 +38,13 @@ export class BaseRules {
     return srcValidMarkBefore;
   }
 
+  get count(): number {
+    return this.#tables.reduce(
+      (sum, { chains, jumps }) => sum + jumps.length + chains.reduce((rules, chain) => rules + chain.rules.length, 0),
+      0,
+    );
+  }
+
   async findings(): Promise<string[]> {
     const installed = this.#installed;
     if (installed === null) return ['the base rules have not been put in force'];

@@ -12,6 +12,7 @@ export function setDeclarations(): readonly string[] {
   const networks = `hash:ip,port,net family inet maxelem ${ENTRIES_MAX}`;
   return [
     `create ${FENCE_SETS.bridge} hash:net,iface family inet maxelem ${RUNS_MAX}`,
+    `create ${FENCE_SETS.waiting} hash:ip family inet maxelem ${RUNS_MAX}`,
     `create ${FENCE_SETS.learned} ${opened} timeout 120`,
     `create ${FENCE_SETS.checked} ${opened} timeout 120`,
     `create ${FENCE_SETS.approved} ${opened} timeout 120`,

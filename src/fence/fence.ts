@@ -7,8 +7,7 @@ import { openIpset } from '../kernel/ipset.ts';
 import type { Ipset, IpsetEntry } from '../kernel/ipset.ts';
 import { NEVER_RANGES } from '../policy/egress.ts';
 import type { NeverRange } from '../policy/egress.ts';
-import { applyShape, removeShape, removeStrayShapes, shapeFindings } from './bandwidth.ts';
-import type { Shape } from './bandwidth.ts';
+import { removeStrayShapes } from './bandwidth.ts';
 import { BaseRules } from './base-rules.ts';
 import { cutConnections, forgetConnections } from './connections.ts';
 import { changeGrant, openGrant, profileEntries } from './grant.ts';
@@ -19,7 +18,8 @@ import { refuseApproval, refuseOwnPool, refuseTakenPool } from './refusals.ts';
 import type { RulePiece } from './rules.ts';
 import { FENCE_MARKS } from './rules/words.ts';
 import type { FenceMarks } from './rules/words.ts';
-import { knownEntries, makeSets, purgeAddresses, readCounters, readDestinations, silence } from './sets.ts';
+import { countEntries, knownEntries, makeSets, purgeAddresses, readCounters, readDestinations, silence } from './sets.ts';
+import { Shaper } from './shaper.ts';
 import { FenceStateFile } from './state-file.ts';
 import { Batch, Turns } from './turns.ts';
 
@@ -90,7 +90,7 @@ class HostFence implements Fence {
   readonly #turns = new Turns();
   readonly #purges = new Batch<FenceLease>((leases) => this.#purge(leases));
   readonly #runs = new Map<string, HeldRun>();
-  readonly #shapes = new Map<string, Shape>();
+  readonly #shaper: Shaper;
   #ipset: Ipset | null = null;
   #engineNetworks: readonly HostNetwork[] = [];
 
@@ -100,6 +100,11 @@ class HostFence implements Fence {
     this.#pool = new AddressPool(options.pool);
     this.#state = new FenceStateFile(options.stateDirectory);
     this.#pool.restore(this.#state.read().pool);
+    this.#shaper = new Shaper({
+      ipset: () => this.#sets(),
+      inTurn: (runId, work) => this.#turns.take(runId, work),
+      log: options.log,
+    });
     const connectionsPerSecondMax = options.connectionsPerSecondMax ?? CONNECTIONS_PER_SECOND_MAX;
     this.#rules = new BaseRules({ ...options, marks: this.#marks, connectionsPerSecondMax }, options.pieces);
   }
@@ -112,15 +117,19 @@ class HostFence implements Fence {
     const { bridges } = knownEntries(this.#sets());
     const srcValidMarkBefore = await this.#rules.install(bridges);
     if (srcValidMarkBefore !== null) this.#state.rememberSysctl(srcValidMarkBefore);
-    for (const shape of this.#shapes.values()) if (hostDevices().has(shape.bridge)) await applyShape(shape);
+    await this.#shaper.restore();
     this.#adoptRuns();
     this.#remember();
   }
 
   async verify(): ReturnType<Fence['verify']> {
-    const [rules, shapes] = await Promise.all([this.#rules.findings(), shapeFindings([...this.#shapes.values()])]);
+    const [rules, shapes] = await Promise.all([this.#rules.findings(), this.#shaper.findings()]);
     const findings = [...rules, ...shapes];
     return findings.length === 0 ? { kind: 'in-force' } : { kind: 'broken', findings };
+  }
+
+  async figures(): ReturnType<Fence['figures']> {
+    return { rules: this.#rules.count, entries: await countEntries() };
   }
 
   lease(runId: string): FenceLease {
@@ -160,7 +169,7 @@ class HostFence implements Fence {
       try {
         await changeGrant(grant, this.#sets());
         await this.#options.gate.change(address, grant.names);
-        if (this.#shapes.has(runId) || hostDevices().has(grant.lease.bridge)) await this.#shape(grant);
+        await this.#shape(grant);
         await cutConnections({ before, after: grant, marks: this.#marks }, this.#sets());
       } catch (error) {
         silence(grant.lease, this.#sets());
@@ -246,7 +255,7 @@ class HostFence implements Fence {
       // The gate first, or a question that is still waiting could open an address after the purge.
       await this.#options.gate.revoke(lease.address);
       await this.#purges.add(lease);
-      await removeShape(lease.bridge);
+      await this.#shaper.remove(lease);
       this.#forget(runId);
     });
   }
@@ -275,13 +284,7 @@ class HostFence implements Fence {
   }
 
   async #shape({ lease, bandwidthBitsPerSecond: bitsPerSecond }: FenceGrant): Promise<void> {
-    const { runId, bridge } = lease;
-    if (bitsPerSecond === null) {
-      this.#shapes.delete(runId);
-      return await removeShape(bridge);
-    }
-    await applyShape({ bridge, bitsPerSecond });
-    this.#shapes.set(runId, { bridge, bitsPerSecond });
+    await (bitsPerSecond === null ? this.#shaper.remove(lease) : this.#shaper.apply(lease, bitsPerSecond));
   }
 
   async #purge(leases: readonly FenceLease[]): Promise<void> {
@@ -299,7 +302,6 @@ class HostFence implements Fence {
   #forget(runId: string): void {
     this.#pool.free(runId);
     this.#runs.delete(runId);
-    this.#shapes.delete(runId);
     this.#remember();
   }
 

@@ -63,6 +63,18 @@ function declared(): { readonly name: string; readonly kind: string }[] {
   });
 }
 
+/** Entries of each of our sets. */
+export async function countEntries(): Promise<Readonly<Record<string, number>>> {
+  const text = await runTool('ipset', ['list', '-terse']);
+  const ours = new Set(declared().map(({ name }) => name));
+  const counts: Record<string, number> = {};
+  for (const block of text.split('\n\n')) {
+    const name = /^Name: (.*)$/m.exec(block)?.[1] ?? '';
+    if (ours.has(name)) counts[name] = Number(/^Number of entries: (\d+)$/m.exec(block)?.[1] ?? 0);
+  }
+  return counts;
+}
+
 async function setKinds(): Promise<ReadonlyMap<string, string>> {
   const text = await runTool('ipset', ['list', '-terse']);
   const kinds = new Map<string, string>();

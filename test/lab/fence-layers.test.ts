@@ -18,6 +18,7 @@ const OPTIONS = {
   marks: FENCE_MARKS,
   connectionsPerSecondMax: 200,
 };
+const DENYING: readonly RulePiece[] = ['source', 'decision', 'exit', 'last', 'host', 'six', 'six-exit'];
 /** Served by the host on every address of it; nobody but the host itself may reach it. */
 const HOST_PORT = 8080;
 /** Open to the neighbour alone. */
@@ -127,8 +128,14 @@ describe.each(['nft', 'legacy'] as const)('with iptables-%s', (backend) => {
     await assertHolds();
   });
 
-  test.each(RULE_PIECES)('holds without the piece %s', async (piece) => {
+  test.each(DENYING)('holds without the piece %s', async (piece) => {
     await remove(piece);
+    await assertHolds();
+    await assertHealed();
+  });
+
+  test('holds without all the pieces that protect nothing', async () => {
+    for (const piece of RULE_PIECES) if (!DENYING.includes(piece)) await remove(piece);
     await assertHolds();
     await assertHealed();
   });
@@ -156,5 +163,16 @@ describe.each(['nft', 'legacy'] as const)('with iptables-%s', (backend) => {
     const { served: __, ...after } = await reached();
     expect(after).toEqual(before);
     await assertHealed();
+  });
+
+  test('is under attacks that get through where nothing stops them', async () => {
+    for (const piece of RULE_PIECES) await remove(piece);
+    await world.host.run('ip', ['rule', 'del', 'priority', '213']);
+    const before = await reached();
+    await attack();
+    const after = await reached();
+    for (const [place, count] of Object.entries(after)) expect([place, count]).not.toEqual([place, before[place]]);
+    await assertHealed();
+    await assertHolds();
   });
 });

@@ -57,6 +57,8 @@ export type ProbeResult = {
 };
 
 const TIMEOUT_MS = 1_500;
+/** Its verdict is taken where the packets arrive, not here. */
+const VOLLEY_TIMEOUT_MS = 400;
 const probes = JSON.parse(process.argv[2] ?? '[]') as Probe[];
 process.stdout.write('marker: the probe runs\n');
 for (const probe of probes) {
@@ -86,7 +88,7 @@ async function perform(probe: Probe): Promise<Omit<ProbeResult, 'ms'>> {
     case 'burst':
       return await burst(probe);
     case 'volley':
-      return await volley(probe.targets, 0);
+      return await volley(probe.targets, { atOnce: probe.targets.length, timeoutMs: VOLLEY_TIMEOUT_MS });
     case 'wait':
       await new Promise((resolve) => setTimeout(resolve, probe.forMs));
       return outcome({ ok: true });
@@ -124,25 +126,23 @@ async function burst(probe: Extract<Probe, { probe: 'burst' }>): Promise<Omit<Pr
   const target = [probe.host, probe.port] as const;
   return await volley(
     Array.from({ length: probe.count }, () => target),
-    probe.atOnce,
+    { atOnce: probe.atOnce, timeoutMs: TIMEOUT_MS },
   );
 }
 
-/** `atOnce` of 0 is all of them. */
 async function volley(
   targets: readonly (readonly [string, number])[],
-  atOnce: number,
+  { atOnce, timeoutMs }: { readonly atOnce: number; readonly timeoutMs: number },
 ): Promise<Omit<ProbeResult, 'ms'>> {
   const codes: string[] = [];
   const open: Socket[] = [];
-  const step = atOnce === 0 ? targets.length : atOnce;
-  for (let begun = 0; begun < targets.length; begun += step) {
-    const part = targets.slice(begun, begun + step).map(async ([host, port]) => {
+  for (let begun = 0; begun < targets.length; begun += atOnce) {
+    const part = targets.slice(begun, begun + atOnce).map(async ([host, port]) => {
       const socket = connect({ host, port });
       open.push(socket);
       codes.push(
         await new Promise<string>((resolve) => {
-          socket.setTimeout(TIMEOUT_MS, () => resolve('TIMEOUT'));
+          socket.setTimeout(timeoutMs, () => resolve('TIMEOUT'));
           socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
           socket.on('connect', () => resolve('OPEN'));
         }),

@@ -34,6 +34,8 @@ const CALL_MS = 30_000;
 export type Agent = {
   readonly lease: FenceLease;
   readonly namespace: Namespace;
+  /** Makes its port on the bridge, as an engine does when a container starts. */
+  plug(): Promise<void>;
   /** Runs the probes inside the agent's namespace and gives their results. */
   probe(probes: readonly Probe[], onLine?: (line: string) => void): Promise<readonly ProbeResult[]>;
 };
@@ -43,7 +45,7 @@ export type World = {
   readonly outside: Namespace;
   call(call: HostCall): Promise<unknown>;
   /** A lease, a bridge and a namespace on it, with the address as a container would have it. */
-  addAgent(runId: string): Promise<Agent>;
+  addAgent(runId: string, plugged?: 'plugged' | 'unplugged'): Promise<Agent>;
   arm(agent: Agent, grant: Partial<Omit<FenceGrant, 'lease'>>): Promise<void>;
   /** Packets for this address that reached the internet so far. */
   seen(address: string): Promise<number>;
@@ -125,9 +127,10 @@ async function build(
     host,
     outside,
     call,
-    addAgent: async (runId) => {
+    addAgent: async (runId, plugged = 'plugged') => {
       const agent = await addAgent(host, (await call({ call: 'lease', runId })) as FenceLease);
       agents.push(agent);
+      if (plugged === 'plugged') await agent.plug();
       return agent;
     },
     arm: async (agent, grant) => {
@@ -300,13 +303,15 @@ async function addAgent(host: Namespace, lease: FenceLease): Promise<Agent> {
   const namespace = await makeNamespace('agent');
   await host.run('ip', ['link', 'add', lease.bridge, 'type', 'bridge']);
   await host.run('ip', ['addr', 'add', `${lease.gateway}/30`, 'dev', lease.bridge]);
-  const port = `v${lease.bridge.slice(3)}`;
-  await host.run('ip', ['link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', namespace.name]);
-  await host.run('ip', ['link', 'set', port, 'master', lease.bridge, 'up']);
   await host.run('ip', ['link', 'set', lease.bridge, 'up']);
-  await namespace.run('ip', ['addr', 'add', `${lease.address}/30`, 'dev', 'eth0']);
-  await namespace.run('ip', ['link', 'set', 'eth0', 'up']);
-  await namespace.run('ip', ['route', 'add', 'default', 'via', lease.gateway]);
+  const port = `v${lease.bridge.slice(3)}`;
+  const plug = async (): Promise<void> => {
+    await host.run('ip', ['link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', namespace.name]);
+    await host.run('ip', ['link', 'set', port, 'master', lease.bridge, 'up']);
+    await namespace.run('ip', ['addr', 'add', `${lease.address}/30`, 'dev', 'eth0']);
+    await namespace.run('ip', ['link', 'set', 'eth0', 'up']);
+    await namespace.run('ip', ['route', 'add', 'default', 'via', lease.gateway]);
+  };
   const probe: Agent['probe'] = async (probes, onLine) => {
     const child = execa(
       'nsenter',
@@ -324,7 +329,7 @@ async function addAgent(host: Namespace, lease: FenceLease): Promise<Agent> {
     if (marker !== 'marker: the probe runs') throw new Error(`the probe did not run: ${stdout}`);
     return lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as ProbeResult);
   };
-  return { lease, namespace, probe };
+  return { lease, namespace, plug, probe };
 }
 
 async function packetsOf(namespace: Namespace, tool: string, match: string): Promise<number> {

@@ -23,6 +23,7 @@ export function sourceRules(options: RuleOptions): TableRules {
       {
         name: 'RF-SOURCE',
         rules: [
+          `-m set --match-set ${FENCE_SETS.waiting} src -j DROP`,
           `-m set --match-set ${FENCE_SETS.bridge} src,src -j RETURN`,
           `${SPOOF_LIMIT} ${feed(options, FENCE_PREFIXES.spoof)}`,
           '-j DROP',
