@@ -28,6 +28,7 @@ import {
   text,
 } from './inspection.ts';
 import { attachTo, readLogs } from './output.ts';
+import { onlyFileIn } from './tar.ts';
 
 /**
  * Docker behind the Engine port. Each call has a deadline; what can be repeated is repeated once when the connection
@@ -47,6 +48,7 @@ const ID_PATTERN = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 
 const PROBE_LABEL = 'ringfence.probe';
 const IMAGE_PROBES_KEPT_MAX = 64;
+const IMAGE_FILE_BYTES_MAX = 4 * 1024 * 1024;
 
 /** `host` is what DOCKER_HOST says; only a socket of this host will do, because limits are read from its kernel. */
 export function createDockerEngine(options: { readonly host: string }): DockerEngine {
@@ -70,12 +72,22 @@ export function createDockerEngine(options: { readonly host: string }): DockerEn
     resolveImage: (reference) => resolveImage(client, reference),
     imageHasFile: (digest, path) => {
       const key = `${digest} ${path}`;
-      const known = probes.get(key) ?? probeImage(client, { digest, path });
+      const known =
+        probes.get(key) ?? withProbe(client, digest, (archive) => hasFile(client, { path: archive, file: path }));
       if (probes.size >= IMAGE_PROBES_KEPT_MAX) probes.clear();
       probes.set(key, known);
       known.catch(() => probes.delete(key));
       return known;
     },
+    readImageFiles: (digest, paths) =>
+      withProbe(client, digest, async (archive) => {
+        const files = new Map<string, Uint8Array>();
+        for (const path of paths) {
+          const content = await readFile(client, { path: archive, file: path });
+          if (content !== null) files.set(path, content);
+        }
+        return files;
+      }),
     createNetwork: (plan) => createNetwork(client, plan),
     removeNetwork: (idOrName) => removeNetwork(client, idOrName),
     listNetworks: async (label) => {
@@ -175,10 +187,11 @@ async function resolveImage(client: EngineClient, reference: string): Promise<Im
 }
 
 /** A container that is never started shows what is in the image. Left-overs of a crash are removed on the way. */
-async function probeImage(
+async function withProbe<Seen>(
   client: EngineClient,
-  options: { readonly digest: string; readonly path: string },
-): Promise<boolean> {
+  digest: string,
+  look: (archivePath: string) => Promise<Seen>,
+): Promise<Seen> {
   const stale = list(await client.call(listing('/containers/json', { label: [PROBE_LABEL] }, { all: '1' })));
   const oldestKeptAtS = Date.now() / 1000 - REMOVAL_MS / 1000;
   for (const entry of stale.map(objectOf)) {
@@ -186,7 +199,7 @@ async function probeImage(
   }
   const name = `ringfence-probe-${randomBytes(6).toString('hex')}`;
   const body = {
-    Image: options.digest,
+    Image: digest,
     Entrypoint: ['/ringfence-probe'],
     Labels: { [PROBE_LABEL]: '1' },
     HostConfig: { NetworkMode: 'none', CapDrop: ['ALL'], ReadonlyRootfs: true },
@@ -194,7 +207,7 @@ async function probeImage(
   const create = posting('/containers/create', { query: { name }, body, timeoutMs: SLOW_CALL_MS, repeatable: false });
   try {
     await client.call(create);
-    return await hasFile(client, { path: `${containerPath(name)}/archive`, file: options.path });
+    return await look(`${containerPath(name)}/archive`);
   } finally {
     await removeContainer(client, name);
   }
@@ -210,6 +223,27 @@ async function hasFile(
   const connection = await ignoreGone(asked);
   if (connection?.kind === 'response') connection.response.resume();
   return connection !== null;
+}
+
+/** Null when there is no such file, when it is no regular one, or when it is larger than any that is asked for. */
+async function readFile(
+  client: EngineClient,
+  options: { readonly path: string; readonly file: string },
+): Promise<Uint8Array | null> {
+  const query = { path: options.file };
+  const signal = AbortSignal.timeout(SLOW_CALL_MS);
+  const asked = client.open({ method: 'GET', path: options.path, query, upgrade: false, signal });
+  const connection = await ignoreGone(asked);
+  if (connection?.kind !== 'response') return null;
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of connection.response as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    // Leaving the loop destroys the response.
+    if (bytes > IMAGE_FILE_BYTES_MAX) return null;
+    chunks.push(chunk);
+  }
+  return onlyFileIn(Buffer.concat(chunks));
 }
 
 async function createNetwork(client: EngineClient, plan: NetworkPlan): Promise<string> {

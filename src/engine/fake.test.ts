@@ -5,11 +5,16 @@ import { createFakeEngine } from './fake.ts';
 
 engineConformance('the fake', () => {
   const fake = createFakeEngine();
-  fake.addImage('ringfence/agent-shell:local');
+  const regularFileInImage = { path: '/etc/issue', content: 'a line\n' };
+  fake.addImage('ringfence/agent-shell:local', {
+    files: ['/bin/sh', '/etc/issue'],
+    contents: { '/etc/issue': 'a line\n' },
+  });
   return Promise.resolve({
     engine: fake.engine,
     image: 'ringfence/agent-shell:local',
     fileInImage: '/bin/sh',
+    regularFileInImage,
     commands: {
       exits: (code) => ['exit', String(code)],
       prints: ({ stdout, stderr }) => ['print', stdout, stderr],

@@ -25,7 +25,7 @@ import type { FakeProcess, FakeProgram } from './fake-programs.ts';
 export type FakeEngine = {
   readonly engine: Engine;
   readonly faults: FakeFaults;
-  addImage(reference: string, image?: Partial<ImageFacts> & { readonly files?: readonly string[] }): void;
+  addImage(reference: string, image?: Partial<FakeImage>): void;
   /** What a container does whose command is this program. */
   addProgram(name: string, program: FakeProgram): void;
   emit(event: EngineEvent): void;
@@ -71,7 +71,7 @@ type Container = {
 };
 
 export function createFakeEngine(): FakeEngine {
-  const images = new Map<string, ImageFacts & { readonly files: readonly string[] }>();
+  const images = new Map<string, FakeImage>();
   const programs = new Map<string, FakeProgram>();
   const networks = new Map<string, { readonly id: string; readonly plan: NetworkPlan }>();
   const containers = new Map<string, Container>();
@@ -145,6 +145,13 @@ export function createFakeEngine(): FakeEngine {
       faults.pass('imageHasFile', () => {
         const image = [...images.values()].find((each) => each.digest === digest);
         return image?.files.includes(path) ?? refuse(404, `No such image: ${digest}`);
+      }),
+    readImageFiles: (digest, paths) =>
+      faults.pass('readImageFiles', () => {
+        const image = [...images.values()].find((each) => each.digest === digest);
+        if (image === undefined) return refuse(404, `No such image: ${digest}`);
+        const held = paths.filter((path) => image.files.includes(path));
+        return new Map(held.map((path) => [path, Buffer.from(image.contents[path] ?? '')]));
       }),
     createNetwork: (plan) =>
       faults.pass('createNetwork', () => {
@@ -245,7 +252,8 @@ export function createFakeEngine(): FakeEngine {
   return {
     engine,
     faults,
-    addImage: (reference, image = {}) => images.set(reference, { ...imageOf(reference), files: ['/bin/sh'], ...image }),
+    addImage: (reference, image = {}) =>
+      images.set(reference, { ...imageOf(reference), files: ['/bin/sh'], contents: {}, ...image }),
     addProgram: (name, program) => programs.set(name, program),
     emit,
     tamper: (containerId, change) => get(containerId).changes.push(change),
@@ -268,6 +276,12 @@ function carries(labels: Readonly<Record<string, string>>, label: string): boole
   return labels[label.slice(0, equals)] === label.slice(equals + 1);
 }
 
+type FakeImage = ImageFacts & {
+  readonly files: readonly string[];
+  /** Of some of the files; the others are empty. */
+  readonly contents: Readonly<Record<string, string>>;
+};
+
 function imageOf(reference: string): ImageFacts {
   const hex = Buffer.from(reference).toString('hex').padEnd(64, '0').slice(0, 64);
   return {
@@ -282,7 +296,7 @@ function imageOf(reference: string): ImageFacts {
   };
 }
 
-function withoutFiles({ files: _files, ...image }: ImageFacts & { readonly files: readonly string[] }): ImageFacts {
+function withoutFiles({ files: _files, contents: _contents, ...image }: FakeImage): ImageFacts {
   return image;
 }
 

@@ -7,6 +7,21 @@ import type { Spec } from '../profile/spec.ts';
  */
 export const SECRETS_FOLDER = '/run/secrets';
 export const SHELL = '/bin/sh';
+/** Certificates of an inspected run: its own authority alone, and with everything else that its image trusts. */
+export const TRUST_FOLDER = '/run/ringfence';
+export const AUTHORITY_FILE = 'ca.pem';
+export const BUNDLE_FILE = 'bundle.pem';
+/** By these, programs that bring roots of their own are told of others. A profile that sets one keeps its value. */
+const TRUST_VARIABLES: Readonly<Record<string, string>> = {
+  NODE_EXTRA_CA_CERTS: `${TRUST_FOLDER}/${AUTHORITY_FILE}`,
+  DENO_CERT: `${TRUST_FOLDER}/${AUTHORITY_FILE}`,
+  SSL_CERT_FILE: `${TRUST_FOLDER}/${BUNDLE_FILE}`,
+  REQUESTS_CA_BUNDLE: `${TRUST_FOLDER}/${BUNDLE_FILE}`,
+  CURL_CA_BUNDLE: `${TRUST_FOLDER}/${BUNDLE_FILE}`,
+  GIT_SSL_CAINFO: `${TRUST_FOLDER}/${BUNDLE_FILE}`,
+  AWS_CA_BUNDLE: `${TRUST_FOLDER}/${BUNDLE_FILE}`,
+  CARGO_HTTP_CAINFO: `${TRUST_FOLDER}/${BUNDLE_FILE}`,
+};
 
 /** A variable of this ending holds the path of the secret and not the secret: images without a shell can use those. */
 const FILE_SUFFIX = '_FILE';
@@ -50,11 +65,14 @@ export function environmentOf(options: {
   readonly runId: string;
   readonly imageEnv: readonly string[];
   readonly cpuMillis: number;
+  /** Whether the run has an authority of its own at TRUST_FOLDER. */
+  readonly trust: boolean;
 }): readonly string[] {
   const { spec } = options;
   const imageNames = options.imageEnv.map((entry) => entry.split('=')[0] ?? '');
   const values: Record<string, string> = {
     ...(imageNames.includes('HOME') ? {} : { HOME: '/tmp' }),
+    ...(options.trust ? TRUST_VARIABLES : {}),
     ...spec.env,
     ...Object.fromEntries(spec.secrets.map(({ env }) => pathVariable(env))),
     RINGFENCE_RUN_ID: options.runId,

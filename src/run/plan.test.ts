@@ -167,6 +167,23 @@ describe('planContainer', () => {
     expect(JSON.stringify(container)).not.toContain('/etc/ringfence');
   });
 
+  it('mounts the certificates of an inspected run and names them, but where the profile names others', () => {
+    const trustBinds = [
+      { source: '/run/ringfence/trust/r', target: '/run/ringfence', readOnly: true },
+      { source: '/run/ringfence/trust/r/bundle.pem', target: '/etc/ssl/cert.pem', readOnly: true },
+    ];
+    const spec = { env: { SSL_CERT_FILE: '/workspace/own.pem' } };
+    const { container } = plansOf({ index: 0, image: IMAGE, engine: ENGINE, spec, trustBinds });
+    expect(container.binds).toEqual(trustBinds);
+    expect(container.env).toContain('NODE_EXTRA_CA_CERTS=/run/ringfence/ca.pem');
+    expect(container.env).toContain('CURL_CA_BUNDLE=/run/ringfence/bundle.pem');
+    expect(container.env.filter((entry) => entry.startsWith('SSL_CERT_FILE'))).toEqual([
+      'SSL_CERT_FILE=/workspace/own.pem',
+    ]);
+    const { container: other } = plansOf({ index: 0, image: IMAGE, engine: ENGINE, spec: {} });
+    expect(other.env.filter((entry) => entry.includes('pem'))).toEqual([]);
+  });
+
   it('refuses to plan what has problems', () => {
     const input = {
       spec: specOf({ user: { uid: 0, gid: 0 } }),

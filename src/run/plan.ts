@@ -33,6 +33,8 @@ export type ContainerPlanInput = LaunchFacts & {
   readonly binds: ContainerPlan['binds'];
   /** The folder of the host that holds one file per secret; null without secrets. */
   readonly secretsFolder: string | null;
+  /** The certificates of an inspected run, at the places where its image looks for them; no other run has any. */
+  readonly trustBinds?: ContainerPlan['binds'];
   readonly cgroupParent: string;
   readonly tty: boolean;
   readonly stdin: boolean;
@@ -59,6 +61,7 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
   assert(launchProblems(input).length === 0, 'what is planned has no launch problems');
   assert((input.secretsFolder === null) === (spec.secrets.length === 0), 'secrets come in a folder');
   const scratch = scratchOf({ spec, image });
+  const trustBinds = input.trustBinds ?? [];
   // More cores than the host has would be refused by the engine, and are held by the host itself.
   const cpuMillis = Math.min(spec.limits.cpuMillis, engine.cpus * 1000);
   return {
@@ -67,7 +70,7 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
     image: image.digest,
     command: commandWithSecrets(spec.command, secretsByValue(spec)),
     user: `${spec.user.uid}:${spec.user.gid}`,
-    env: environmentOf({ spec, runId, imageEnv: image.env, cpuMillis }),
+    env: environmentOf({ spec, runId, imageEnv: image.env, cpuMillis, trust: trustBinds.length > 0 }),
     workingDirectory: image.workingDirectory === '' ? '/' : image.workingDirectory,
     hostname: runId,
     tty: input.tty,
@@ -88,6 +91,7 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
       ...(input.secretsFolder === null
         ? []
         : [{ source: input.secretsFolder, target: SECRETS_FOLDER, readOnly: true }]),
+      ...trustBinds,
     ],
     logBytesMax: LOG_BYTES_MAX,
     appArmorProfile: engine.appArmor ? 'docker-default' : null,

@@ -11,6 +11,8 @@ engineConformance('Docker', () => {
     engine,
     image: SHELL_IMAGE,
     fileInImage: '/bin/sh',
+    // As every Debian has it.
+    regularFileInImage: { path: '/etc/host.conf', content: 'multi on\n' },
     commands: {
       exits: (code) => shell(`exit ${code}`),
       prints: ({ stdout, stderr }) => ['/bin/sh', '-c', 'printf %s "$0"; printf %s "$1" >&2', stdout, stderr],

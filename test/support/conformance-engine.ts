@@ -10,6 +10,8 @@ export type EngineUnderTest = {
   readonly engine: Engine;
   readonly image: string;
   readonly fileInImage: string;
+  /** Of some kilobytes at most. */
+  readonly regularFileInImage: { readonly path: string; readonly content: string };
   readonly commands: {
     exits(code: number): readonly string[];
     prints(texts: { readonly stdout: string; readonly stderr: string }): readonly string[];
@@ -103,6 +105,13 @@ export function engineConformance(name: string, open: () => Promise<EngineUnderT
       const { digest } = await under.engine.resolveImage(under.image);
       const answers = [under.fileInImage, '/no/such/file'].map((path) => under.engine.imageHasFile(digest, path));
       expect(await Promise.all(answers)).toEqual([true, false]);
+    });
+
+    it('reads the regular files of an image, and neither folders nor what is not there', async () => {
+      const { digest } = await under.engine.resolveImage(under.image);
+      const files = await under.engine.readImageFiles(digest, [under.regularFileInImage.path, '/bin', '/no/such/file']);
+      const read = [...files].map(([path, content]) => [path, Buffer.from(content).toString()]);
+      expect(read).toEqual([[under.regularFileInImage.path, under.regularFileInImage.content]]);
     });
 
     it('makes a network once, lists it, and forgets it', async () => {

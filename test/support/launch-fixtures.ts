@@ -89,6 +89,7 @@ export function plansOf(options: {
   readonly stdin?: boolean;
   readonly binds?: ContainerPlan['binds'];
   readonly secretsFolder?: string;
+  readonly trustBinds?: ContainerPlan['binds'];
   readonly cgroupParent?: string;
 }): TestPlans {
   const runId = options.runId ?? `rtest${String(options.index).padStart(8, '0')}`;
@@ -104,6 +105,7 @@ export function plansOf(options: {
       labels: { made: 'by a test' },
       binds: options.binds ?? [],
       secretsFolder: options.secretsFolder ?? null,
+      trustBinds: options.trustBinds ?? [],
       cgroupParent: options.cgroupParent ?? `/ringfence/${runId}`,
       tty: options.tty ?? false,
       stdin: options.stdin ?? false,

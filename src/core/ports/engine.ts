@@ -11,6 +11,8 @@ export type Engine = {
   resolveImage(reference: string): Promise<ImageFacts>;
   /** Whether the image (by digest) holds a file at this absolute path. Starts nothing. */
   imageHasFile(digest: string, path: string): Promise<boolean>;
+  /** The regular files of an image among these absolute paths, of at most 4 MiB each. Starts nothing. */
+  readImageFiles(digest: string, paths: readonly string[]): Promise<ReadonlyMap<string, Uint8Array>>;
   createNetwork(plan: NetworkPlan): Promise<string>;
   removeNetwork(idOrName: string): Promise<void>;
   listNetworks(label: string): Promise<readonly NetworkFacts[]>;
