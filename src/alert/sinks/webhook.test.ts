@@ -36,6 +36,27 @@ describe('what a receiver gets', () => {
     await receiver.close();
   });
 
+  test('carries the time of the attempt, which the receiver holds against its own', async () => {
+    const receiver = await startReceiver((response) => response.writeHead(200).end());
+    const minutes = [-6, -4, 4, 6];
+    for (const off of minutes) await send(sinkAt(receiver.url), { nowMs: () => Date.now() + off * 60_000 });
+    const verdicts = receiver.received.map((request) => {
+      try {
+        receiver.verify(request);
+        return 'taken';
+      } catch (error) {
+        return String(error);
+      }
+    });
+    expect(verdicts).toEqual([
+      expect.stringMatching(/timestamp too old/),
+      'taken',
+      'taken',
+      expect.stringMatching(/timestamp too new/),
+    ]);
+    await receiver.close();
+  });
+
   test('verifies with either key during a rotation', async () => {
     const receiver = await startReceiver((response) => response.writeHead(200).end());
     await send(sinkAt(receiver.url, { keys: [KEY, OTHER_KEY] }));
