@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { BudgetPlan } from '../core/ports/warden.ts';
 import { changeQuota, grantMore, isThrottled, pausedBudgets, rewrittenBudgets } from './quota-change.ts';
@@ -153,5 +154,67 @@ describe('a throttle', () => {
     const reading = { ...NOTHING, cpuMs: 10_000 };
     const wider = change(state, [{ ...SLOW, limitMs: 10_001 }], reading);
     expect([isThrottled(state, reading), isThrottled(wider, reading)]).toEqual([true, false]);
+  });
+});
+
+describe('for all readings', () => {
+  const action = fc.constantFrom('warn', 'throttle', 'pause', 'stop', 'kill' as const);
+  const budgets = fc.tuple(
+    fc.record({ budget: fc.constant('cpu' as const), limitMs: fc.integer({ min: 1, max: 900 }), action }),
+    fc.record({ budget: fc.constant('ingress' as const), limitBytes: fc.integer({ min: 0, max: 900 }), action }),
+    fc.record({
+      budget: fc.constant('denials' as const),
+      count: fc.integer({ min: 0, max: 9 }),
+      windowMs: fc.option(fc.integer({ min: 1, max: 500 })),
+      action,
+    }),
+  );
+  const steps = fc.array(
+    fc.record({ cpuMs: fc.nat({ max: 200 }), ingressBytes: fc.nat({ max: 200 }), newDenials: fc.nat({ max: 3 }) }),
+    { minLength: 1, maxLength: 30 },
+  );
+
+  it('a change to the same bounds changes nothing', () => {
+    fc.assert(
+      fc.property(budgets, steps, (plans, increments) => {
+        let plain = stateOf(plans);
+        let changed = plain;
+        let reading = NOTHING;
+        let denialsTotal = 0;
+        increments.forEach((more, index) => {
+          const { cpuMs, ingressBytes } = reading;
+          reading = {
+            ...NOTHING,
+            cpuMs: cpuMs + more.cpuMs,
+            ingressBytes: ingressBytes + more.ingressBytes,
+            newDenials: more.newDenials,
+          };
+          denialsTotal += more.newDenials;
+          const [one, other] = [judge(plain, reading, index * 100), judge(changed, reading, index * 100)];
+          plain = one.state;
+          const facts = { reading: { ...reading, newDenials: 0 }, nowMs: index * 100, denialsTotal };
+          changed = changeQuota(other.state, { budgets: plans, warnAt: WARN_AT }, facts);
+          expect([other.breach, other.holds, other.escalate]).toEqual([one.breach, one.holds, one.escalate]);
+        });
+      }),
+    );
+  });
+
+  it('what a person lets go on is not held back again before it does anything', () => {
+    fc.assert(
+      fc.property(budgets, steps, (plans, increments) => {
+        let state = stateOf(plans);
+        let reading = NOTHING;
+        increments.forEach((more, index) => {
+          reading = { ...reading, cpuMs: reading.cpuMs + more.cpuMs, newDenials: more.newDenials };
+          const judgement = judge(state, reading, index * 100);
+          reading = { ...reading, newDenials: 0 };
+          state = grantMore(judgement.state, reading);
+          const next = judge(state, reading, index * 100);
+          expect([next.holds, pausedBudgets(next.state)]).toEqual([[], []]);
+          state = next.state;
+        });
+      }),
+    );
   });
 });
