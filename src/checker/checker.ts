@@ -93,18 +93,7 @@ export function createChecker(parts: CheckerParts): Checker {
       mine.delete(entry);
       if (mine.size === 0 && open.get(source) === mine) open.delete(source);
     });
-    serve(entry.connection).catch((error: unknown) => {
-      // Our own mistake, on one connection: it is closed, said, and the others go on.
-      entry.connection.close();
-      parts.report({
-        kind: 'denied',
-        source,
-        destination: destination.address,
-        port: destination.port,
-        rule: 'check.protocol',
-        explanation: `the name check failed: ${printable(messageOf(error))}`,
-      });
-    });
+    serve(entry.connection).catch(entry.connection.fail);
   }
 
   function manage(of: { readonly client: Socket; readonly source: string; readonly destination: Destination }): Open {
@@ -188,13 +177,17 @@ export function createChecker(parts: CheckerParts): Checker {
         traffic.add(key(), { connections: 0, egressBytes: bytes.egress, ingressBytes: bytes.ingress });
       },
       close,
+      fail: (error) => {
+        close();
+        connection.deny('check.protocol', `the name check failed: ${messageOf(error)}`);
+      },
     };
     const entry: Open = { connection, name: null, collect };
     return entry;
   }
 
   async function serve(connection: Connection): Promise<void> {
-    const prelude = new Prelude(connection.client);
+    const prelude = new Prelude(connection);
     const { port } = connection.destination;
     const tls = port === 443 || (port !== 80 && (await firstByteOf(connection, prelude)) === TLS_HANDSHAKE);
     if (connection.signal.aborted) return;

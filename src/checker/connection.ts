@@ -26,9 +26,25 @@ export type Connection = {
   readonly count: (bytes: { readonly egress: number; readonly ingress: number }) => void;
   /** Ends both sides without another byte. */
   readonly close: () => void;
+  /** Our own mistake, on one connection: it is closed, said, and the others go on. */
+  readonly fail: (error: unknown) => void;
 };
 
 export type Destination = { readonly address: string; readonly port: number };
+
+/** What an event of the connection calls. An error thrown in it ends this connection and not the process of all. */
+export function guarded<Arguments extends readonly unknown[]>(
+  connection: Connection,
+  act: (...given: Arguments) => void,
+): (...given: Arguments) => void {
+  return (...given) => {
+    try {
+      act(...given);
+    } catch (error) {
+      connection.fail(error);
+    }
+  };
+}
 
 /** A last message is lost when bytes of the client are still unread at the end, so they are read and thrown away. */
 const LINGER_MS = 1_000;

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { until } from '../../test/support/until.ts';
 import { connectRaw, LOOPBACK, opened, startChecker, startHost, stopHost } from './checker-testing.ts';
 import type { CheckedWorld, Host, RawClient } from './checker-testing.ts';
+import type { CheckVerdict } from './messages.ts';
 
 const WAIT = { deadlineMs: 10_000 };
 
@@ -364,4 +365,14 @@ test('closes a tunnel and an upload under a revoked name', async () => {
   world.checker.close(LOOPBACK, ['good.test']);
   await until('the client is cut', () => client.ended() === 'reset', WAIT);
   await closed;
+});
+
+test('closes a connection on which the check itself fails, and goes on with the others', async () => {
+  world.verdict = (question) => ({ ...opened(question), inspect: true }) as CheckVerdict;
+  expect(await said(GOOD)).toBe('');
+  expect(world.reports).toMatchObject([
+    { kind: 'denied', rule: 'check.protocol', explanation: expect.stringContaining('the name check failed') as string },
+  ]);
+  world.verdict = (question) => opened(question);
+  expect(await said(GOOD, { half: true })).toContain('200 OK');
 });

@@ -1,4 +1,6 @@
 import type { Socket } from 'node:net';
+import { guarded } from './connection.ts';
+import type { Connection } from './connection.ts';
 
 /** A hello or a head, and what an impatient client sends behind it. */
 const HELD_BYTES_MAX = 64 * 1024;
@@ -17,10 +19,18 @@ export class Prelude {
   #onData: ((chunk: Buffer) => void) | null = null;
   #onEnd: (() => void) | null = null;
 
-  constructor(client: Socket) {
-    this.#client = client;
-    client.on('data', this.#receive);
-    client.on('end', this.#end);
+  readonly #receive: (chunk: Buffer) => void;
+  readonly #end: () => void;
+
+  constructor(connection: Connection) {
+    this.#client = connection.client;
+    this.#receive = guarded(connection, (chunk: Buffer) => this.#keep(chunk));
+    this.#end = guarded(connection, () => {
+      this.#ended = true;
+      this.#onEnd?.();
+    });
+    this.#client.on('data', this.#receive);
+    this.#client.on('end', this.#end);
   }
 
   /** Told of everything that came, at once, and of what comes, segment by segment; all of it is kept as well. */
@@ -49,7 +59,7 @@ export class Prelude {
     return this.#buffer.subarray(0, this.#bytes);
   }
 
-  readonly #receive = (chunk: Buffer): void => {
+  #keep(chunk: Buffer): void {
     if (this.#bytes + chunk.length > this.#buffer.length) {
       const grown = Buffer.alloc(Math.max(this.#buffer.length * 2, this.#bytes + chunk.length));
       this.#buffer.copy(grown, 0, 0, this.#bytes);
@@ -59,10 +69,5 @@ export class Prelude {
     this.#bytes += chunk.length;
     if (this.#bytes > HELD_BYTES_MAX) this.#client.pause();
     this.#onData?.(chunk);
-  };
-
-  readonly #end = (): void => {
-    this.#ended = true;
-    this.#onEnd?.();
-  };
+  }
 }

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import { assertNever } from '../core/assert.ts';
 import { createBodyReader } from './body.ts';
 import type { BodyReader } from './body.ts';
-import { closeWith, refuseHttp } from './connection.ts';
+import { closeWith, guarded, refuseHttp } from './connection.ts';
 import type { Connection } from './connection.ts';
 import type { Refusal } from './hello.ts';
 import { createHeadReader } from './request.ts';
@@ -135,7 +135,10 @@ export function relay({ connection, upstream, first, rest }: Relay): void {
         return result.taken;
       }
       case 'head': {
-        headTimer ??= setTimeout(() => refuse({ kind: 'refuse', ...SLOW }, { owed: 0 }), HEAD_MS);
+        headTimer ??= setTimeout(
+          guarded(connection, () => refuse({ kind: 'refuse', ...SLOW }, { owed: 0 })),
+          HEAD_MS,
+        );
         const result = reading.reader.feed(chunk);
         if (result.kind === 'more') return chunk.length;
         stopHeadTimer();
@@ -156,11 +159,14 @@ export function relay({ connection, upstream, first, rest }: Relay): void {
 
   /** Reads on in what is there until all of it is taken or has to wait. */
   function drain(): void {
+    // Size lines, data and heads of one segment go out as one.
+    upstream.cork();
     while (waiting.length > 0) {
       const taken = read(waiting);
       if (taken === 0) break;
       waiting = waiting.subarray(taken);
     }
+    upstream.uncork();
     if (waiting.length > 0 || reading.kind === 'held') client.pause();
     else if (!upstream.writableNeedDrain && reading.kind !== 'over') client.resume();
     if (clientEnded && waiting.length === 0) finish();
@@ -174,15 +180,15 @@ export function relay({ connection, upstream, first, rest }: Relay): void {
     upstream.end();
   }
 
-  const onClientData = (chunk: Buffer): void => {
+  const onClientData = guarded(connection, (chunk: Buffer) => {
     waiting = waiting.length === 0 ? chunk : Buffer.concat([waiting, chunk]);
     drain();
-  };
-  const onClientEnd = (): void => {
+  });
+  const onClientEnd = guarded(connection, () => {
     clientEnded = true;
     drain();
-  };
-  const onUpstreamData = (chunk: Buffer): void => {
+  });
+  const onUpstreamData = guarded(connection, (chunk: Buffer) => {
     tracker.feed(chunk);
     if (!client.write(chunk)) upstream.pause();
     if (refusal !== null) return refusal.say();
@@ -194,14 +200,14 @@ export function relay({ connection, upstream, first, rest }: Relay): void {
     else reading = afterMessage();
     upgrading = false;
     drain();
-  };
+  });
   const onUpstreamEnd = (): void => {
     reading = { kind: 'over' };
     stopHeadTimer();
     upstream.end();
     closeWith(connection, Buffer.alloc(0));
   };
-  const onUpstreamDrain = (): void => drain();
+  const onUpstreamDrain = guarded(connection, drain);
   const onClientDrain = (): void => void upstream.resume();
 
   function detach(): void {
