@@ -39,14 +39,14 @@ export async function makeBuckets({ bridge, bitsPerSecond }: Omit<Shape, 'ports'
 
 export async function portsOf(bridge: string): Promise<string[]> {
   const shown = await tryTool('ip', ['-j', 'link', 'show', 'master', bridge]);
-  return parsed<{ readonly ifname?: string }>(shown.stdout).flatMap(({ ifname }) => ifname ?? []);
+  return (parsed(shown.stdout) as readonly { readonly ifname?: string }[]).flatMap(({ ifname }) => ifname ?? []);
 }
 
 export async function leadUploads({ bridge, ports }: Pick<Shape, 'bridge' | 'ports'>): Promise<void> {
   const upload = uploadDevice(bridge);
   for (const port of ports) {
     const shown = await tryTool('tc', ['-j', 'qdisc', 'show', 'dev', port]);
-    if (!parsed<Qdisc>(shown.stdout).some(({ kind }) => kind === 'clsact')) {
+    if (!qdiscsOf(shown.stdout).some(({ kind }) => kind === 'clsact')) {
       await runTool('tc', ['qdisc', 'add', 'dev', port, 'clsact']);
     }
     if (await leadsTo(port, upload)) continue;
@@ -71,7 +71,7 @@ export async function removeShape(bridge: string): Promise<void> {
 /** What of these does not hold any more, in one reading for all. A device that is gone carries nothing. */
 export async function shapeFindings(shapes: readonly Shape[]): Promise<string[]> {
   if (shapes.length === 0) return [];
-  const all = parsed<Qdisc>(await runTool('tc', ['-j', 'qdisc', 'show']));
+  const all = qdiscsOf(await runTool('tc', ['-j', 'qdisc', 'show']));
   const devices = hostDevices();
   return shapes
     .filter(({ bridge }) => devices.has(bridge))
@@ -146,10 +146,14 @@ async function leadsTo(port: string, upload: string): Promise<boolean> {
 
 type Qdisc = { readonly kind?: string; readonly dev?: string; readonly options?: { readonly rate?: number } };
 
+function qdiscsOf(json: string): readonly Qdisc[] {
+  return parsed(json) as readonly Qdisc[];
+}
+
 /** The lists that `tc -j` and `ip -j` print; nothing at all is an empty one. */
-function parsed<Row>(json: string): readonly Row[] {
+function parsed(json: string): readonly unknown[] {
   try {
-    return JSON.parse(json) as readonly Row[];
+    return JSON.parse(json) as readonly unknown[];
   } catch {
     return [];
   }

@@ -18,7 +18,15 @@ import { refuseApproval, refuseOwnPool, refuseTakenPool } from './refusals.ts';
 import type { RulePiece } from './rules.ts';
 import { FENCE_MARKS } from './rules/words.ts';
 import type { FenceMarks } from './rules/words.ts';
-import { countEntries, knownEntries, makeSets, purgeAddresses, readCounters, readDestinations, silence } from './sets.ts';
+import {
+  countEntries,
+  knownEntries,
+  makeSets,
+  purgeAddresses,
+  readCounters,
+  readDestinations,
+  silence,
+} from './sets.ts';
 import { Shaper } from './shaper.ts';
 import { FenceStateFile } from './state-file.ts';
 import { Batch, Turns } from './turns.ts';

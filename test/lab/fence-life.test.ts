@@ -118,7 +118,7 @@ test('stays shut when every table is flushed, says so, and heals', async () => {
     expect.arrayContaining([
       'iptables raw: our chain RF-SOURCE is empty or gone',
       'iptables mangle: the rule -A PREROUTING -i rf-+ -j RF-DECIDE is gone',
-      'iptables nat: the rule -A PREROUTING -i rf-+ -j RF-DNS is gone',
+      'iptables nat: the rule -A PREROUTING -i rf-+ -j RF-LEAD is gone',
     ]),
   );
   await world.call({ call: 'install' });
