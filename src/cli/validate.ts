@@ -23,6 +23,8 @@ type Checked = {
   readonly problems: readonly Problem[];
   /** Valid, and refused at launch by this version. */
   readonly notEnforceable: readonly Problem[];
+  /** Valid, and perhaps not what was meant. */
+  readonly warnings: readonly Problem[];
 };
 
 export function define(command: Command, invoke: Invoke): void {
@@ -38,6 +40,9 @@ async function validate(context: Context, files: readonly string[]): Promise<num
     const checked = await check(file, context.terminal.cwd);
     results.push(checked);
     for (const problem of [...checked.problems, ...checked.notEnforceable]) await context.note(formatProblem(problem));
+    for (const warning of checked.warnings) {
+      await context.note(formatProblem({ ...warning, message: `warning: ${warning.message}` }));
+    }
   }
   await context.answer({ json: results, text: () => results.map(verdictOf).join('\n') });
   return results.every(({ valid }) => valid) ? 0 : EXIT_USAGE;
@@ -53,7 +58,7 @@ function verdictOf({ file, valid, notEnforceable }: Checked): string {
 async function check(file: string, cwd: string): Promise<Checked> {
   const path = resolve(cwd, file);
   const bad = (problems: readonly Problem[]): Checked => {
-    return { file, valid: false, name: null, digest: null, problems, notEnforceable: [] };
+    return { file, valid: false, name: null, digest: null, problems, notEnforceable: [], warnings: [] };
   };
   let bytes: Buffer;
   try {
@@ -63,12 +68,13 @@ async function check(file: string, cwd: string): Promise<Checked> {
   }
   const parsed = parseProfile({ file, bytes });
   if (!parsed.ok) return bad(parsed.problems);
+  const { warnings } = parsed;
   const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
   const resolved = resolveProfile({ parsed, digest, folder: dirname(path) });
   if (!resolved.ok) return bad(resolved.problems);
   const { spec } = resolved;
   const notEnforceable = unenforceableProblems(parsed, spec);
-  return { file, valid: true, name: spec.name, digest, problems: [], notEnforceable };
+  return { file, valid: true, name: spec.name, digest, problems: [], notEnforceable, warnings };
 }
 
 async function readBounded(path: string): Promise<Buffer> {
