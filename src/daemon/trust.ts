@@ -47,7 +47,11 @@ export function inspects(spec: Spec): boolean {
 }
 
 /** An image without a bundle gets the public roots that Node.js brings, or nothing else would be believed. */
-export async function readImageTrust(engine: Engine, image: ImageFacts, spec: Spec): Promise<ImageTrust> {
+export async function readImageTrust(
+  engine: Pick<Engine, 'readImageFiles'>,
+  image: ImageFacts,
+  spec: Pick<Spec, 'mounts'>,
+): Promise<ImageTrust> {
   const named = image.env.find((entry) => entry.startsWith('SSL_CERT_FILE=/'))?.slice('SSL_CERT_FILE='.length);
   const candidates = named === undefined ? BUNDLES : [named, ...BUNDLES.filter((path) => path !== named)];
   const files = await engine.readImageFiles(image.digest, candidates);
