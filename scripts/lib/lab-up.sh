@@ -145,9 +145,11 @@ start_world() {
 }
 
 start_engine() {
+  local -a prefix=()
+  mapfile -d '' -t prefix < <(engine_prefix "$1")
   # cgroupfs also where systemd manages the host: the lab's groups stay apart from the machine's.
   # 198.18.0.0/15 is set aside for tests of network devices, so it collides with nobody's network.
-  start engine nsenter "--net=/run/netns/$host_ns" dockerd --host "unix://$lab_socket" --group root \
+  start engine nsenter "--net=/run/netns/$host_ns" "${prefix[@]}" dockerd --host "unix://$lab_socket" --group root \
     --data-root "$lab_data" --exec-root "$lab_run/exec" --pidfile "$lab_run/dockerd.pid" \
     --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "$lab_cgroup" \
     --bip 198.18.0.1/24 --default-address-pool base=198.19.0.0/16,size=24 \
