@@ -152,7 +152,8 @@ async function readKey(given: string): Promise<NoteKey> {
 async function readCheckpoint(given: string, key: NoteKey | undefined): Promise<Checkpoint> {
   const match = /^([1-9]\d{0,14}):(?:sha256:)?([0-9a-f]{64})$/.exec(given);
   if (match !== null) return { seq: Number(match[1]), hash: match[2] ?? '' };
-  if (!/[/.]/.test(given)) throw new InvalidArgumentError('It must be SEQ:HASH, as an incident shows it, or a file.');
+  if (!/[/.]/.test(given))
+    throw fail('REQUEST_INVALID', { detail: `--checkpoint must be SEQ:HASH, as an incident shows it, or a file` });
   const { openNote, parseCheckpoint } = await import('../ledger/note.ts');
   const note = await readSmall(given);
   if (key === undefined)

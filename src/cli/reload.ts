@@ -1,9 +1,12 @@
 import type { Command } from 'commander';
 
 import type { ReloadReport } from '../api/service.ts';
+import { printable } from '../core/text.ts';
 import { describeChange } from '../profile/diff.ts';
 import type { Invoke } from './commands.ts';
 import { readProfile } from './launch-request.ts';
+
+const CHANGE_CHARS_MAX = 600;
 
 export function define(command: Command, invoke: Invoke): void {
   command.argument('<profile>', 'profile file').action((file: string) =>
@@ -21,7 +24,10 @@ function renderReload({ runs, profile }: ReloadReport): string {
     .flatMap(({ runId, changes }) =>
       changes.length === 0
         ? [`${runId} of ${profile}: nothing changes`]
-        : [`${runId} of ${profile} is held to the new profile:`, ...changes.map((each) => `  ${describeChange(each)}`)],
+        : [
+            `${runId} of ${profile} is held to the new profile:`,
+            ...changes.map((each) => `  ${printable(describeChange(each), CHANGE_CHARS_MAX)}`),
+          ],
     )
     .join('\n');
 }

@@ -126,7 +126,8 @@ export class ApprovalDesk {
     timer.unref();
     this.open.set(id, { approval, timer });
     const { wants, profileDigest, expiresAt } = approval;
-    this.record('approval.requested', approval, { wants, request, profileDigest, expiresAt });
+    const fields = { wants, request, profileDigest, expiresAt };
+    this.record('approval.requested', approval, fields).catch(() => undefined);
     this.announce(approval, run.spec);
   }
 

@@ -139,3 +139,36 @@ test('trusts no shape', async () => {
     [],
   ]);
 });
+
+test('knows what an open run is held to now, and what its container was made from', async () => {
+  const { open } = await replayOf([
+    { ...admitted('r1'), profileText: 'old', profileDigest: 'sha256:old', profilePath: '/p.yaml' },
+    { ...admitted('r2'), profileText: 'old', profileDigest: 'sha256:old', profilePath: '/p.yaml' },
+    {
+      kind: 'run.changed',
+      runId: 'r1',
+      profile: 'rome',
+      fromDigest: 'sha256:old',
+      toDigest: 'sha256:mid',
+      profileText: 'mid',
+    },
+    {
+      kind: 'run.changed',
+      runId: 'r1',
+      profile: 'rome',
+      fromDigest: 'sha256:mid',
+      toDigest: 'sha256:new',
+      profileText: 'new',
+    },
+    { kind: 'run.changed', runId: 'r2', profile: 'rome', toDigest: 'sha256:odd', profileText: 7 },
+    { kind: 'run.changed', runId: 'r9', profile: 'rome', toDigest: 'sha256:new', profileText: 'new' },
+  ]);
+  expect(open).toMatchObject([
+    {
+      runId: 'r1',
+      launchDigest: 'sha256:old',
+      admission: { profileText: 'new', profileDigest: 'sha256:new', profilePath: '/p.yaml' },
+    },
+    { runId: 'r2', launchDigest: 'sha256:old', admission: { profileText: 'old', profileDigest: 'sha256:old' } },
+  ]);
+});

@@ -33,8 +33,8 @@ export function diffSpecs({ from, to }: { readonly from: Spec; readonly to: Spec
 }
 
 /** `budget.cpu: 20m → 30m (wider)`. */
-export function describeChange(change: SpecChange): string {
-  return `${change.path}: ${describeValues(change)}${change.effect === 'other' ? '' : ` (${change.effect})`}`;
+export function describeChange(found: SpecChange): string {
+  return `${found.path}: ${describeValues(found)}${found.effect === 'other' ? '' : ` (${found.effect})`}`;
 }
 
 /** `20m → 30m`. */

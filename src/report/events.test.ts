@@ -27,6 +27,41 @@ describe('one line a record', () => {
     [{ kind: 'run.refused', code: 'IMAGE_NOT_FOUND', message: 'no image' }, 'IMAGE_NOT_FOUND, no image'],
     [{ kind: 'run.started', containerId: 'ab'.repeat(32), pid: 9 }, 'container abababababab, pid 9'],
     [{ kind: 'run.verified', bounds: [1, 2], note: null }, '2 bounds read back'],
+    [
+      {
+        kind: 'run.changed',
+        fromDigest: `sha256:${'a'.repeat(64)}`,
+        toDigest: `sha256:${'b'.repeat(64)}`,
+        caller,
+        changes: ['egress.allow: removed x (tighter)', 'budget.cpu: 1 s → 2 s (wider)'],
+      },
+      'sha256:aaaaaaaaaaaa → sha256:bbbbbbbbbbbb, by uid 1000, egress.allow: removed x (tighter); budget.cpu: 1 s → 2 s (wider)',
+    ],
+    [
+      { kind: 'run.held', breach: { ...cpuBreach, action: 'pause' } },
+      'budget.cpu crossed: 3.02 s of 3 s, action pause',
+    ],
+    [{ kind: 'run.resumed' }, 'goes on'],
+    [
+      { kind: 'approval.requested', id: 'a1', wants: 'a.example on 443/tcp', request: { rule: '*.example' } },
+      'a1, wants a.example on 443/tcp, under *.example',
+    ],
+    [
+      {
+        kind: 'approval.decided',
+        id: 'a1',
+        decision: 'approved',
+        wants: 'a.example on 443/tcp',
+        forMs: 600_000,
+        caller,
+      },
+      'a1, approved a.example on 443/tcp, for 10m 00s, by uid 1000',
+    ],
+    [
+      { kind: 'approval.decided', id: 'a1', decision: 'denied', wants: 'a.example', caller, reason: 'no \u001b[31m' },
+      'a1, denied a.example, by uid 1000, no \\u{1b}[31m',
+    ],
+    [{ kind: 'approval.expired', id: 'a1', wants: 'a.example', why: 'nobody came' }, 'a1, a.example, nobody came'],
     [{ kind: 'run.ended', outcome: outcomeWith({}) }, 'exited, code 0, after 5.3 s, the agent exited'],
     [{ kind: 'run.cleaned', failures: [] }, 'nothing left behind'],
     [{ kind: 'run.cleaned', failures: ['network: busy'] }, 'left behind: network: busy'],

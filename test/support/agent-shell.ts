@@ -10,7 +10,7 @@ export type AgentShell = {
   readonly path: string;
   readonly run: RunDetail;
   /** Types a line and gives what came back; fails when the agent does not answer any more. */
-  type(line: string): Promise<string>;
+  readonly type: (line: string) => Promise<string>;
 };
 
 const SAID_MS_MAX = 45_000;

@@ -1,7 +1,7 @@
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import type { Incident } from '../../src/api/service.ts';
+import type { Approval, Incident } from '../../src/api/service.ts';
 import { fail } from '../../src/core/errors.ts';
 import { USAGE_NONE, type Breach } from '../../src/core/outcome.ts';
 import { FAKE_BOUNDS, FAKE_TIME, fakeOutcome, fakeRun, type FakeAgent, type FakeService } from './fake-service.ts';
@@ -114,6 +114,10 @@ export async function buildWorld(service: FakeService, directory: string): Promi
   }
   await writeFile(join(folder, 'invalid.yaml'), profileText('invalid').replace('pids: 64', 'pids: -4\n  memry: 1GiB'));
   await writeFile(join(folder, 'gpu.yaml'), profileText('gpu').replace('pids: 64', 'pids: 64\n  gpu: { count: 1 }'));
+  await writeFile(
+    join(folder, 'wider.yaml'),
+    profileText('echo').replace('wall: 30m', 'wall: 1h').replace('{}', '{ ask: [a.example.com] }'),
+  );
   await writeFile(join(folder, 'large.yaml'), `# ${'x'.repeat(10_000_000)}\n`);
   await writeFile(join(folder, 'latin1.yaml'), Buffer.from([0x6e, 0xe9, 0x0a]));
   await writeFile(join(folder, 'half.yaml'), profileText('half').slice(0, 150));
@@ -136,7 +140,74 @@ export async function buildWorld(service: FakeService, directory: string): Promi
       { name: 'apparmor', state: 'degraded', rung: 'none', evidence: 'not loaded', fix: 'apt-get install apparmor' },
     ],
   };
+  addApprovals(service);
+  addReloads(service, folder);
   service.removed = ['network rf-000000000009', 'cgroup /ringfence/r000000000009'];
+}
+
+function addApprovals(service: FakeService): void {
+  const ago = (ms: number) => new Date(Date.now() - ms).toISOString();
+  const approval: Approval = {
+    id: 'adocs00000001',
+    runId: 'rreader000001',
+    profile: 'paper-reader',
+    profileDigest: 'sha256:11',
+    request: {
+      kind: 'name',
+      name: 'docs.example.com',
+      ports: [{ port: 443, protocol: 'tcp' }],
+      rule: '*.example.com',
+    },
+    wants: 'docs.example.com on 443/tcp',
+    state: 'pending',
+    requestedAt: ago(65_500),
+    expiresAt: new Date(Date.now() + 234_500).toISOString(),
+    decidedAt: null,
+    decidedBy: null,
+    forMs: null,
+    reason: null,
+  };
+  const request = {
+    kind: 'address',
+    address: '192.0.2.7',
+    port: 22,
+    protocol: 'tcp',
+    rule: '192.0.2.0/24:22',
+  } as const;
+  const address = { ...approval, id: 'assh000000001', request, wants: '192.0.2.7:22/tcp' };
+  service.approvalsById.set(approval.id, approval);
+  const paused = service.runs.get('rpaused000001');
+  if (paused !== undefined) service.addRun({ ...paused, pending: [approval] });
+  service.approvalsById.set(address.id, address);
+  const over = { ...approval, id: 'aold000000001', requestedAt: ago(7_200_000), decidedAt: ago(6_900_000) };
+  service.approvalsById.set(over.id, { ...over, state: 'expired' });
+}
+
+function addReloads(service: FakeService, folder: string): void {
+  const file = join(folder, 'echo.yaml');
+  service.reloads.set(file, {
+    profile: 'echo',
+    profileDigest: 'sha256:33',
+    runs: [
+      {
+        runId: 'recho00000001',
+        fromDigest: 'sha256:11',
+        changes: [
+          { path: 'budget.wall', before: '30m 00s', after: '10m 00s', effect: 'tighter' },
+          { path: 'egress.allow', before: null, after: 'docs.example.com', effect: 'wider' },
+          { path: 'owner', before: 'a@example.com', after: 'b@example.com\u001b[31m', effect: 'other' },
+        ],
+      },
+      { runId: 'recho00000002', fromDigest: 'sha256:33', changes: [] },
+    ],
+  });
+  const place = { file: join(folder, 'words.yaml'), line: 8, column: 11, path: 'limits.memory', hint: null };
+  service.reloads.set(
+    place.file,
+    fail('RELOAD_NEEDS_RESTART', {
+      problems: [{ ...place, message: '256 MiB → 512 MiB: a running agent keeps what it was launched with.' }],
+    }),
+  );
 }
 
 /** Configurations that a daemon must not start with. */
@@ -198,6 +269,16 @@ function addRuns(service: FakeService): void {
         signal: 'SIGKILL',
         incidentId: INCIDENT.id,
       }),
+    }),
+  );
+  service.addRun(
+    fakeRun({
+      runId: 'rpaused000001',
+      profile: 'downloader',
+      admittedAt: ago(80_500),
+      startedAt: ago(80_000),
+      held: { ...BREACH, reason: 'budget.egress', rule: 'budget.egress', unit: 'bytes', action: 'pause' },
+      destinations: [{ address: '192.0.2.40', port: 443, protocol: 'tcp', egressBytes: 3 * MIB, packets: 4_000 }],
     }),
   );
   service.output.set('rreader000001', [
