@@ -79,7 +79,8 @@ export function linkChecker(parts: CheckerLinkParts): CheckerLink {
       const made = fork(parts.program ?? checkerProgram(), [], {
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
         execArgv: [],
-        env: { PATH: process.env['PATH'] ?? '' },
+        // The gate's own, which is no more than the checker needs.
+        env: process.env,
       });
       child = made;
       let isListening = false;

@@ -233,8 +233,18 @@ function spawnGate(wardenPipe: Stream | null): ChildProcess {
   return fork(entry, [], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc', wardenPipe ?? 'ignore'],
     execArgv: [],
-    env: { PATH: process.env['PATH'] ?? '' },
+    env: environmentOfChild(),
   });
+}
+
+/** Where to look for programs, and for the roots by which inspected names are believed when not at the system's place. */
+function environmentOfChild(): NodeJS.ProcessEnv {
+  const { PATH = '', SSL_CERT_FILE, SSL_CERT_DIR } = process.env;
+  return {
+    PATH,
+    ...(SSL_CERT_FILE === undefined ? {} : { SSL_CERT_FILE }),
+    ...(SSL_CERT_DIR === undefined ? {} : { SSL_CERT_DIR }),
+  };
 }
 
 function send(child: ChildProcess, request: GateRequest): void {
