@@ -172,10 +172,10 @@ class HostFence implements Fence {
     return this.#turns.take(given.lease.runId, async () => {
       const grant = this.#held(given);
       const { runId, address } = grant.lease;
-      const before = this.#runs.get(runId)?.grant ?? null;
+      const { grant: before = null, entriesKnown = false } = this.#runs.get(runId) ?? {};
       this.#runs.set(runId, { grant, entriesKnown: false });
       try {
-        await changeGrant(grant, this.#sets());
+        await changeGrant({ before: entriesKnown ? before : null, after: grant }, this.#sets());
         await this.#options.gate.change(address, grant.names);
         await this.#shape(grant);
         await cutConnections({ before, after: grant, marks: this.#marks }, this.#sets());

@@ -29,39 +29,60 @@ export async function openGrant(grant: FenceGrant, ipset: Ipset): Promise<void> 
 
 /**
  * Makes the entries of a run those of another grant: what is not in it goes first, then the new comes. The bridge is
- * not touched: a run that was silenced meanwhile stays silent. Budgets count on from what was counted.
+ * not touched: a run that was silenced meanwhile stays silent. Budgets count on from what was counted. `before` is the
+ * grant whose entries the sets hold, or null when that has to be read from them.
  */
-export async function changeGrant(grant: FenceGrant, ipset: Ipset): Promise<void> {
-  const entry: IpsetEntry = { kind: 'ip', address: grant.lease.address };
-  const removals: string[] = [];
+export async function changeGrant(
+  { before, after }: { readonly before: FenceGrant | null; readonly after: FenceGrant },
+  ipset: Ipset,
+): Promise<void> {
+  const entry: IpsetEntry = { kind: 'ip', address: after.lease.address };
+  const removed: SetEntry[] = [];
   const additions: string[] = [];
-  for (const { set, wanted } of addressesOf(grant)) {
-    const present = new Set(entriesOf(set, grant, ipset).map(entryText));
-    const texts = new Set(wanted.map(entryText));
-    for (const text of present) if (!texts.has(text)) removals.push(`del ${set} ${text}`);
-    for (const text of texts) if (!present.has(text)) additions.push(`add ${set} ${text}`);
-  }
+  const present = before === null ? presentEntries(after, ipset) : profileEntries(before);
+  const wanted = profileEntries(after);
+  const presentTexts = new Set(present.map(textOf));
+  const wantedTexts = new Set(wanted.map(textOf));
+  removed.push(...present.filter((each) => !wantedTexts.has(textOf(each))));
+  additions.push(...wanted.map(textOf).flatMap((text) => (presentTexts.has(text) ? [] : `add ${text}`)));
   // What a person decided stands as long as the question can still be asked.
   for (const set of [FENCE_SETS.approved, FENCE_SETS.refused]) {
-    for (const decided of entriesOf(set, grant, ipset)) {
-      if (decided.kind !== 'ip,port,ip' || !coveredBy(grant, decided, 'ask'))
-        removals.push(`del ${set} ${entryText(decided)}`);
+    for (const decided of entriesOf(set, after, ipset)) {
+      if (decided.kind !== 'ip,port,ip' || !coveredBy(after, decided, 'ask')) removed.push({ set, entry: decided });
     }
   }
-  for (const budget of budgetsOf(grant)) {
-    if (budget.max === null) removals.push(`del ${budget.set} ${entryText(entry)}`);
+  for (const budget of budgetsOf(after)) {
+    if (budget.max === null) removed.push({ set: budget.set, entry });
     else {
-      const counted = ipset.counters(budget.countedBy).get(grant.lease.address);
+      const counted = ipset.counters(budget.countedBy).get(after.lease.address);
       additions.push(budgetLine(budget, entry, counted?.[budget.unit] ?? 0n));
     }
   }
-  await restore([...removals, ...additions]);
-  const missing = missingOf(grant, ipset);
-  for (const { set, wanted } of addressesOf(grant)) {
-    const texts = new Set(wanted.map(entryText));
-    if (entriesOf(set, grant, ipset).some((each) => !texts.has(entryText(each)))) missing.push(set);
-  }
-  assertNothing(missing, grant);
+  await restore([...removed.map((each) => `del ${textOf(each)}`), ...additions]);
+  assertNothing(
+    [...missingOf(after, ipset), ...removed.filter((each) => isThere(each, after, ipset)).map(({ set }) => set)],
+    after,
+  );
+}
+
+type SetEntry = { readonly set: string; readonly entry: IpsetEntry };
+
+function textOf({ set, entry }: SetEntry): string {
+  return `${set} ${entryText(entry)}`;
+}
+
+function presentEntries(grant: FenceGrant, ipset: Ipset): SetEntry[] {
+  return [FENCE_SETS.written, FENCE_SETS.ask].flatMap((set) =>
+    entriesOf(set, grant, ipset).map((entry) => ({ set, entry })),
+  );
+}
+
+/** The kernel finds a single address in a wider network as well; that network may be wanted. */
+function isThere({ set, entry }: SetEntry, grant: FenceGrant, ipset: Ipset): boolean {
+  if (!ipset.test(set, entry)) return false;
+  if (entry.kind !== 'ip,port,net' || entry.prefixLength !== 32) return true;
+  const { network: destination, port, protocol } = entry;
+  return !coveredBy(grant, { destination, port, protocol }, set === FENCE_SETS.ask ? 'ask' : 'allow');
 }
 
 type Budget = {
@@ -86,7 +107,7 @@ function budgetLine({ set, max, unit }: Budget, entry: IpsetEntry, used: bigint)
 }
 
 /** Every entry that the addresses of a grant make. */
-export function profileEntries(grant: FenceGrant): { readonly set: string; readonly entry: IpsetEntry }[] {
+export function profileEntries(grant: FenceGrant): SetEntry[] {
   return addressesOf(grant).flatMap(({ set, wanted }) => wanted.map((entry) => ({ set, entry })));
 }
 

@@ -108,14 +108,14 @@ export async function purgeAddresses(
 ): Promise<void> {
   if (addresses.size === 0) return;
   const lines = (written ?? []).map(({ set, entry }) => `del ${set} ${entryText(entry)}`);
-  for (const set of RUN_SETS) {
-    if (written !== null && PROFILE_SETS.includes(set)) continue;
+  for (const address of addresses) for (const set of ADDRESS_SETS) lines.push(`del ${set} ${address}`);
+  for (const set of written === null ? [...PROFILE_SETS, ...OPENED_SETS] : OPENED_SETS) {
     for (const { entry } of ipset.list(set)) {
       const source = sourceOf(entry);
       if (source !== null && addresses.has(source)) lines.push(`del ${set} ${entryText(entry)}`);
     }
   }
-  if (lines.length > 0) await restore(lines);
+  await restore(lines);
 }
 
 /** Addresses of runs that any set still speaks of, and the bridges with their networks. */
@@ -135,8 +135,27 @@ export function knownEntries(ipset: Ipset): {
   return { addresses, bridges };
 }
 
-const PROFILE_SETS: readonly string[] = [FENCE_SETS.written, FENCE_SETS.ask];
-const RUN_SETS = Object.values(FENCE_SETS).filter((set) => set !== FENCE_SETS.never);
+const PROFILE_SETS = [FENCE_SETS.written, FENCE_SETS.ask] as const;
+/** One entry for each thing that came about while the run lived. */
+const OPENED_SETS = [
+  FENCE_SETS.learned,
+  FENCE_SETS.checked,
+  FENCE_SETS.approved,
+  FENCE_SETS.refused,
+  FENCE_SETS.flows,
+] as const;
+/** One entry for each run, which is its address. */
+const ADDRESS_SETS = [
+  FENCE_SETS.waiting,
+  FENCE_SETS.budget,
+  FENCE_SETS.ingressBudget,
+  FENCE_SETS.connectionBudget,
+  FENCE_SETS.connections,
+  FENCE_SETS.egress,
+  FENCE_SETS.ingress,
+  FENCE_SETS.denied,
+] as const;
+const RUN_SETS = [FENCE_SETS.bridge, ...PROFILE_SETS, ...OPENED_SETS, ...ADDRESS_SETS] as const;
 
 export function sourceOf(entry: IpsetEntry): string | null {
   switch (entry.kind) {

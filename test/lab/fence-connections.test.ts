@@ -3,7 +3,7 @@ import type { FenceCounters, FenceDestination, FenceGrant } from '../../src/core
 import type { NflogPacket } from '../../src/kernel/nflog.ts';
 import { addressGrant, grantOf, HTTPS } from '../support/grants.ts';
 import { until } from '../support/until.ts';
-import { CHECK_PORT, GOOD, makeWorld, METADATA, OTHER, PRIVATE } from './fence-world.ts';
+import { CHECK_PORT, GOOD, makeWorld, METADATA, OTHER, PRIVATE, RESOLVER } from './fence-world.ts';
 import type { Agent, World } from './fence-world.ts';
 
 /** What the kernel does with connections, on both of its interfaces: checked, counted, held for a person, changed. */
@@ -11,6 +11,9 @@ const PER_SECOND = 30;
 const REFUSED = { ok: false, code: 'ECONNREFUSED' };
 const toGood = { probe: 'tcp', host: GOOD, port: 443 } as const;
 const toOther = { ...toGood, host: OTHER } as const;
+/** No other test goes there, so that no late packet of one is taken for one of this. */
+const FRESH = RESOLVER;
+const toFresh = { ...toGood, host: FRESH } as const;
 
 let world: World;
 let lastRun = 0;
@@ -173,22 +176,22 @@ test('holds what a person is asked about, opens what is approved, refuses what i
   const never = [PRIVATE, METADATA].map((address) => addressGrant(address, [HTTPS], { ask: true }));
   const agent = await armed({ addresses: [wide, ...never] });
   const { runId, address } = agent.lease;
-  const before = await world.seen(GOOD);
-  expect(await agent.probe([toGood, { probe: 'tcp', host: PRIVATE, port: 443 }])).toMatchObject([
+  const before = await world.seen(FRESH);
+  expect(await agent.probe([toFresh, { probe: 'tcp', host: PRIVATE, port: 443 }])).toMatchObject([
     { code: 'TIMEOUT' },
     REFUSED,
   ]);
-  expect(await world.seen(GOOD)).toBe(before);
-  expect(await feed(agent)).toEqual([`rf:ask ${GOOD}:443/tcp`, `rf:never ${PRIVATE}:443/tcp`]);
+  expect(await world.seen(FRESH)).toBe(before);
+  expect(await feed(agent)).toEqual([`rf:ask ${FRESH}:443/tcp`, `rf:never ${PRIVATE}:443/tcp`]);
 
-  const waiting = agent.probe([{ probe: 'hold', host: GOOD, port: 443, forMs: 4_000 }]);
-  await until('the connection waits', async () => (await feed(agent)).includes(`rf:ask ${GOOD}:443/tcp`), {
+  const waiting = agent.probe([{ probe: 'hold', host: FRESH, port: 443, forMs: 4_000 }]);
+  await until('the connection waits', async () => (await feed(agent)).includes(`rf:ask ${FRESH}:443/tcp`), {
     deadlineMs: 3_000,
   });
-  await world.call({ call: 'approve', runId, request: request(GOOD), forMs: 60_000 });
+  await world.call({ call: 'approve', runId, request: request(FRESH), forMs: 60_000 });
   const [held] = await waiting;
   expect(held?.bytes).toBeGreaterThan(0);
-  expect(await agent.probe([toGood, { ...toGood, port: 80 }])).toMatchObject([{ ok: true }, { code: 'TIMEOUT' }]);
+  expect(await agent.probe([toFresh, { ...toFresh, port: 80 }])).toMatchObject([{ ok: true }, { code: 'TIMEOUT' }]);
 
   await world.call({ call: 'deny', runId, request: request(OTHER) });
   expect(await agent.probe([toOther])).toMatchObject([REFUSED]);
