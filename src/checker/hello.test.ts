@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { createHelloReader, HELLO_BYTES_MAX } from './hello.ts';
 import type { HelloResult } from './hello.ts';
-import { helloOf, recordsOf, serverNameOf } from './hello-testing.ts';
+import { helloOf, recordsOf, serverNameOf } from './testing-hello.ts';
 
 function read(...chunks: readonly Uint8Array[]): HelloResult {
   const reader = createHelloReader();

@@ -4,8 +4,8 @@ import type { IncomingMessage, RequestOptions, Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { until } from '../../test/support/until.ts';
-import { connectRaw, LOOPBACK, opened, startChecker, startHost, stopHost } from './checker-testing.ts';
-import type { CheckedWorld, Host, RawClient } from './checker-testing.ts';
+import { connectRaw, LOOPBACK, opened, startChecker, startHost, stopHost } from './testing.ts';
+import type { CheckedWorld, Host, RawClient } from './testing.ts';
 import type { CheckVerdict } from './messages.ts';
 
 const WAIT = { deadlineMs: 10_000 };

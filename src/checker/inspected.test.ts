@@ -7,8 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { until } from '../../test/support/until.ts';
-import { LOOPBACK, opened, startChecker } from './checker-testing.ts';
-import type { CheckedWorld } from './checker-testing.ts';
+import { LOOPBACK, opened, startChecker } from './testing.ts';
+import type { CheckedWorld } from './testing.ts';
 import { createInspector } from './inspect/inspector.ts';
 
 /** The checker and the real inspector together: what one has read, the other begins with. */

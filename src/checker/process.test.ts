@@ -7,7 +7,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { until } from '../../test/support/until.ts';
-import { connectRaw, LOOPBACK } from './checker-testing.ts';
+import { connectRaw, LOOPBACK } from './testing.ts';
 import type { CheckerReport } from './messages.ts';
 
 const WAIT = { deadlineMs: 15_000 };

@@ -4,8 +4,8 @@ import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { until } from '../../test/support/until.ts';
-import { connectRaw, LOOPBACK, startChecker } from './checker-testing.ts';
-import type { CheckedWorld } from './checker-testing.ts';
+import { connectRaw, LOOPBACK, startChecker } from './testing.ts';
+import type { CheckedWorld } from './testing.ts';
 
 /**
  * Two readers of the same bytes: this one, and a server that forgives everything Node.js can forgive. Whatever an agent

@@ -8,9 +8,9 @@ import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { until } from '../../test/support/until.ts';
 import { CONNECTIONS_PER_SOURCE_MAX } from './checker.ts';
-import { connectRaw, LOOPBACK, onlyGood, opened, startChecker, startHost, stopHost } from './checker-testing.ts';
-import type { CheckedWorld, Host } from './checker-testing.ts';
-import { helloOf, recordsOf, serverNameOf } from './hello-testing.ts';
+import { connectRaw, LOOPBACK, onlyGood, opened, startChecker, startHost, stopHost } from './testing.ts';
+import type { CheckedWorld, Host } from './testing.ts';
+import { helloOf, recordsOf, serverNameOf } from './testing-hello.ts';
 import type { CheckVerdict } from './messages.ts';
 
 const WAIT = { deadlineMs: 10_000 };

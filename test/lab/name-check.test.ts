@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { FenceDenial } from '../../src/core/ports/fence.ts';
-import { helloOf, recordsOf, serverNameOf } from '../../src/checker/hello-testing.ts';
+import { helloOf, recordsOf, serverNameOf } from '../../src/checker/testing-hello.ts';
 import { grantOf, nameGrant } from '../support/grants.ts';
 import { until } from '../support/until.ts';
 import { besideThis } from './fence-namespace.ts';
