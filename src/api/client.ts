@@ -1,6 +1,7 @@
 import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 
 import { fail, type RingfenceError } from '../core/errors.ts';
+import type { OutboxListing, RetrySelection, SinkTestResult } from '../core/ports/alert.ts';
 import type { OutputChunk } from '../core/ports/engine.ts';
 import type { LedgerRecord } from '../core/ports/record.ts';
 import type { Outcome } from '../core/outcome.ts';
@@ -61,6 +62,10 @@ export type Client = {
   doctor(): Promise<DoctorReport>;
   gc(): Promise<{ readonly removed: readonly string[] }>;
   checkpoint(): Promise<LedgerCheckpoint>;
+  alerts(): Promise<OutboxListing>;
+  testAlert(sink: string): Promise<SinkTestResult>;
+  retryAlerts(which: RetrySelection): Promise<{ readonly retried: number }>;
+  metrics(): Promise<string>;
 };
 
 // Longer than the daemon needs for anything but a wait: the slowest is a launch with a cold image.
@@ -109,6 +114,10 @@ export function connectClient(options: { readonly socketPath: string }): Client 
     doctor: () => json('doctor'),
     gc: () => json('gc'),
     checkpoint: () => json('checkpoint'),
+    alerts: () => json('alerts'),
+    testAlert: (sink) => json('testAlert', { body: { sink } }),
+    retryAlerts: (which) => json('retryAlerts', { body: which }),
+    metrics: () => answerText(socketPath, 'metrics'),
   };
 }
 
@@ -131,6 +140,11 @@ async function answerJson<Name extends keyof Answers>(
   const signal = signals.length === 0 ? undefined : AbortSignal.any(signals);
   const response = await open(socketPath, name, { ...call, signal });
   return (await readJson(response, socketPath)) as Answers[Name];
+}
+
+async function answerText(socketPath: string, name: EndpointName): Promise<string> {
+  const signal = AbortSignal.timeout(ANSWER_MS_MAX);
+  return await readText(await open(socketPath, name, { signal }), socketPath);
 }
 
 async function* answerRecords(socketPath: string, call: Call): AsyncGenerator<LedgerRecord> {
@@ -216,7 +230,7 @@ function startRequest(options: {
   });
 }
 
-async function readJson(response: IncomingMessage, socketPath: string): Promise<unknown> {
+async function readText(response: IncomingMessage, socketPath: string): Promise<string> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   for await (const chunk of chunksOf(response, socketPath)) {
@@ -224,7 +238,11 @@ async function readJson(response: IncomingMessage, socketPath: string): Promise<
     if (bytes > ANSWER_BYTES_MAX) throw fail('INTERNAL', { detail: 'the daemon answered more than any answer holds' });
     chunks.push(chunk);
   }
-  const text = Buffer.concat(chunks).toString('utf8');
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+async function readJson(response: IncomingMessage, socketPath: string): Promise<unknown> {
+  const text = await readText(response, socketPath);
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import type { Outcome } from '../core/outcome.ts';
+import type { OutboxListing, SinkTestResult } from '../core/ports/alert.ts';
 import { PROFILE_NAME_PATTERN } from '../core/ids.ts';
 import { PROFILE_BYTES_MAX, type EndpointName } from './endpoints.ts';
 import type {
@@ -31,6 +32,8 @@ const DENIAL_REASON_CHARS_MAX = 200;
 // A run id, a prefix of one, or a profile name: nothing else can name a run, so nothing else is looked up.
 const RUN_REFERENCE = /^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/;
 const INCIDENT_REFERENCE = /^[a-z0-9]{1,13}$/;
+const SINK_NAME = /^[a-z0-9-]{1,40}$/;
+const ALERT_ID = /^[A-Za-z0-9_-]{1,64}$/;
 const APPROVAL_REFERENCE = /^a[a-z0-9]{0,12}$/;
 const LABEL_KEY = /^[A-Za-z0-9][A-Za-z0-9._/-]*$/;
 // Control characters in a label would reach every list that shows it.
@@ -191,6 +194,23 @@ export const REQUESTS = {
   doctor: plainRequest,
   gc: plainRequest,
   checkpoint: plainRequest,
+  alerts: plainRequest,
+  testAlert: {
+    params: nothing,
+    query: nothing,
+    body: z.strictObject({
+      sink: z.string().regex(SINK_NAME, 'must be the name of a sink').describe('The name of a sink.'),
+    }),
+  },
+  retryAlerts: {
+    params: nothing,
+    query: nothing,
+    body: z.strictObject({
+      kind: z.enum(['id', 'dead', 'waiting']).describe('One alert, all that were given up, or all that wait.'),
+      id: z.string().regex(ALERT_ID, 'must be the id of an alert').optional().describe('With `id`: which one.'),
+    }),
+  },
+  metrics: plainRequest,
 } as const satisfies Readonly<Record<EndpointName, RequestSchemas>>;
 
 /** A request that passed its schemas, as the handler of that endpoint sees it. */
@@ -235,6 +255,9 @@ export type Answers = {
   readonly doctor: DoctorReport;
   readonly gc: { readonly removed: readonly string[] };
   readonly checkpoint: LedgerCheckpoint;
+  readonly alerts: OutboxListing;
+  readonly testAlert: SinkTestResult;
+  readonly retryAlerts: { readonly retried: number };
 };
 
 /** The schema and the type that the service takes are the same thing, or this does not compile. */

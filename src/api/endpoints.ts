@@ -7,7 +7,7 @@ export type Endpoint = {
   /** `:name` stands for one segment, checked by the `params` schema of the contract. */
   readonly path: `/v1/${string}`;
   /** `records`: NDJSON. `output`: frames of `frames.ts`. `upgrade`: HTTP upgrade, then frames both ways. */
-  readonly answer: 'json' | 'records' | 'output' | 'upgrade';
+  readonly answer: 'json' | 'text' | 'records' | 'output' | 'upgrade';
   /** Name of the type in `service.ts` that the answer (or each of its lines) has. */
   readonly returns: string;
   readonly summary: string;
@@ -168,6 +168,34 @@ export const ENDPOINTS = {
     returns: 'LedgerCheckpoint',
     summary: 'Signs where the record stands now.',
   },
+  alerts: {
+    method: 'GET',
+    path: '/v1/alerts',
+    answer: 'json',
+    returns: 'OutboxListing',
+    summary: 'Sinks, what waits for them and what was given up.',
+  },
+  testAlert: {
+    method: 'POST',
+    path: '/v1/alerts/test',
+    answer: 'json',
+    returns: 'SinkTestResult',
+    summary: 'Sends a test to one sink, past the spool, and answers with what came back. Root only.',
+  },
+  retryAlerts: {
+    method: 'POST',
+    path: '/v1/alerts/retry',
+    answer: 'json',
+    returns: '{ retried: number }',
+    summary: 'Tries again at once what waits, what was given up, or one alert. Root only.',
+  },
+  metrics: {
+    method: 'GET',
+    path: '/v1/metrics',
+    answer: 'text',
+    returns: 'text/plain; version=0.0.4',
+    summary: 'Figures for Prometheus.',
+  },
 } as const satisfies Readonly<Record<string, Endpoint>>;
 
 export type EndpointName = keyof typeof ENDPOINTS;
@@ -184,6 +212,7 @@ export const SOCKET_PATH_BYTES_MAX = 107;
 export const PROFILE_BYTES_MAX = 256 * 1024;
 
 export const JSON_TYPE = 'application/json';
+export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
 export const RECORDS_TYPE = 'application/x-ndjson';
 export const OUTPUT_TYPE = 'application/vnd.ringfence.frames';
 

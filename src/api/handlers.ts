@@ -1,5 +1,6 @@
 import { assertNever } from '../core/assert.ts';
 import { fail } from '../core/errors.ts';
+import type { RetrySelection } from '../core/ports/alert.ts';
 import type { OutputChunk } from '../core/ports/engine.ts';
 import type { LedgerRecord } from '../core/ports/record.ts';
 import type { Answers } from './contract.ts';
@@ -9,6 +10,7 @@ import type { Caller, Service } from './service.ts';
 
 export type Answer =
   | { readonly kind: 'json'; readonly value: Answers[keyof Answers] }
+  | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'records'; readonly records: AsyncIterable<LedgerRecord> }
   | { readonly kind: 'output'; readonly chunks: AsyncIterable<OutputChunk> };
 
@@ -82,6 +84,14 @@ export async function answerRequest(request: CheckedRequest, context: HandlerCon
       return json(await service.gc(caller));
     case 'checkpoint':
       return json(await service.checkpoint(caller));
+    case 'alerts':
+      return json(await service.alerts());
+    case 'testAlert':
+      return json(await service.testAlert(request.body.sink, caller));
+    case 'retryAlerts':
+      return json(await service.retryAlerts(selectionOf(request.body), caller));
+    case 'metrics':
+      return { kind: 'text', text: await service.metrics() };
     case 'attach':
       throw fail('REQUEST_INVALID', { detail: `attach needs the header \`Upgrade: ${ATTACH_PROTOCOL}\`` });
     default:
@@ -91,4 +101,13 @@ export async function answerRequest(request: CheckedRequest, context: HandlerCon
 
 function json(value: Answers[keyof Answers]): Answer {
   return { kind: 'json', value };
+}
+
+function selectionOf(body: {
+  readonly kind: RetrySelection['kind'];
+  readonly id?: string | undefined;
+}): RetrySelection {
+  if (body.kind !== 'id') return { kind: body.kind };
+  if (body.id === undefined) throw fail('REQUEST_INVALID', { detail: 'body.id is required with the kind "id"' });
+  return { kind: 'id', id: body.id };
 }

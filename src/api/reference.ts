@@ -20,9 +20,10 @@ answers are JSON in UTF-8. The types named here are those of \`src/api/service.t
 An answer of status 200 is the value itself. Everything else is \`{ "error": { code, message, hint, problems?, facts } }\`,
 with the codes and statuses of \`docs/errors.md\`; a request that breaks this page is \`REQUEST_INVALID\` (400).
 
-Four kinds of answer:
+Five kinds of answer:
 
 - **json**: one value.
+- **text**: plain text.
 - **records**: \`application/x-ndjson\`, one value a line. A last line \`{ "error": … }\` says that the stream was cut short.
 - **output**: \`application/vnd.ringfence.frames\`, the frames of the last section; an \`error\` frame says that it was cut short.
 - **upgrade**: \`101 Switching Protocols\`, then frames both ways.

@@ -6,7 +6,7 @@ import { assertNever } from '../core/assert.ts';
 import { ERRORS, RingfenceError, fail } from '../core/errors.ts';
 import { sendChunk, serveAttach } from './attach-server.ts';
 import { LIMITS, connectionGuard, type ApiLimits, type ApiLog } from './connections.ts';
-import { ATTACH_PROTOCOL, JSON_TYPE, OUTPUT_TYPE, RECORDS_TYPE } from './endpoints.ts';
+import { ATTACH_PROTOCOL, JSON_TYPE, METRICS_TYPE, OUTPUT_TYPE, RECORDS_TYPE } from './endpoints.ts';
 import { FRAME, encodeJsonFrame } from './frames.ts';
 import { answerRequest, type Answer } from './handlers.ts';
 import { checkRequest } from './request.ts';
@@ -114,6 +114,12 @@ async function send(options: {
     case 'json': {
       const bytes = Buffer.from(JSON.stringify(answer.value));
       response.writeHead(200, { 'content-type': JSON_TYPE, 'content-length': bytes.length });
+      response.end(bytes);
+      return;
+    }
+    case 'text': {
+      const bytes = Buffer.from(answer.text);
+      response.writeHead(200, { 'content-type': METRICS_TYPE, 'content-length': bytes.length });
       response.end(bytes);
       return;
     }

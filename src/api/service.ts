@@ -1,4 +1,5 @@
 import type { HeldRequest } from '../core/approval.ts';
+import type { OutboxListing, RetrySelection, SinkTestResult } from '../core/ports/alert.ts';
 import type { OutputChunk } from '../core/ports/engine.ts';
 import type { FenceDestination } from '../core/ports/fence.ts';
 import type { LedgerRecord } from '../core/ports/record.ts';
@@ -42,6 +43,14 @@ export type Service = {
   gc(caller: Caller): Promise<{ readonly removed: readonly string[] }>;
   /** Signs where the ledger stands now. */
   checkpoint(caller: Caller): Promise<LedgerCheckpoint>;
+  /** Sinks, what waits for them and what was given up. */
+  alerts(): Promise<OutboxListing>;
+  /** Sends a test to one sink and waits for what comes back. Root only: a sink may page somebody. */
+  testAlert(sink: string, caller: Caller): Promise<SinkTestResult>;
+  /** Tries again at once. Root only. */
+  retryAlerts(which: RetrySelection, caller: Caller): Promise<{ readonly retried: number }>;
+  /** Figures in the text format of Prometheus. */
+  metrics(): Promise<string>;
 };
 
 /** `note` is signed; `key` is what it is checked with, to be kept on another machine. */

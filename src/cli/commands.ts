@@ -154,6 +154,12 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./ledger.ts'),
   },
   {
+    name: 'alerts',
+    summary: 'look after sinks and what waits for them',
+    example: 'ringfence alerts ls',
+    load: () => import('./alerts.ts'),
+  },
+  {
     name: 'doctor',
     summary: 'show what this host can enforce',
     example: 'ringfence doctor',

@@ -85,7 +85,7 @@ async function runLine(line: string, stdin: string, api: ApiFixture): Promise<st
 function scrubbed(line: string, api: ApiFixture): string {
   return line
     .replaceAll(api.directory, '/world')
-    .replace(/"(admittedAt|startedAt)": "(?!2026-03)[^"]*"/, '"$1": "<time>"')
+    .replace(/"(admittedAt|startedAt|requestedAt|expiresAt)": "(?!2026-03)[^"]*"/, '"$1": "<time>"')
     .replace(/^(admitted|started)( +)20(?!26-03)\S+$/, '$1$2<time>')
     .replaceAll('\u001b', '<ESC>');
 }

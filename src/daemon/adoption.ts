@@ -59,6 +59,7 @@ async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
   const ports = await parts.portsFor(newRun);
   parts.supervisor.adopt(newRun, ports, {
     admittedAt: run.admittedAt,
+    admittedSeq: run.admission.seq,
     containerId,
     pid: container.pid,
     startedAt: container.startedAt,

@@ -1,15 +1,13 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
 import { createApiServer, type ApiServer } from '../api/server.ts';
 import type { Caller } from '../api/service.ts';
 import { openOutbox } from '../alert/outbox.ts';
 import { FENCE_SETS } from '../core/fence-names.ts';
 import type { HeldRequest } from '../core/approval.ts';
-import { messageOf } from '../core/errors.ts';
-import type { AlertOutbox, WebhookSink } from '../core/ports/alert.ts';
+import type { AlertOutbox, Sink } from '../core/ports/alert.ts';
 import type { Fence } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { WardenReport } from '../core/ports/warden.ts';
@@ -27,7 +25,15 @@ import { startWarden, type WardenClient } from '../warden/client.ts';
 import { VERSION } from '../core/version.ts';
 import { ApprovalDesk, type AskingRun } from './approvals.ts';
 import { adoptRuns, replayAfterlife } from './adoption.ts';
-import { loadConfig, readSinkKeys, type DaemonConfig } from './config.ts';
+import { sendCheckpoints } from './checkpoint-desk.ts';
+import { loadConfig, type DaemonConfig } from './config.ts';
+import { FenceGuard } from './fence-guard.ts';
+import { HostDesk } from './host-desk.ts';
+import { Metrics } from './metrics.ts';
+import { openMetricsPort } from './metrics-port.ts';
+import { keepRetention } from './retention.ts';
+import { serviceOf } from './service.ts';
+import { readSinks } from './sinks-config.ts';
 import { examineHost } from './doctor.ts';
 import { EngineWatch } from './engine-watch.ts';
 import { groupIdOf, isInGroup } from './groups.ts';
@@ -35,7 +41,7 @@ import { lockFence } from './fence-lock.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { NoticeDesk } from './notice-desk.ts';
-import { fenceFindings, portsFor, type HostParts } from './run-ports.ts';
+import { portsFor, type HostParts } from './run-ports.ts';
 import { RunTable, type RunEntry } from './run-table.ts';
 import { SecretStore } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
@@ -59,8 +65,6 @@ export type RunningDaemon = {
 const DEFAULT_ENGINE = 'unix:///var/run/docker.sock';
 /** Secrets of root that a profile may name whoever launches it. */
 const SHARED_SECRETS_FOLDER = '/etc/ringfence/secrets';
-/** How often the base rules are read back while runs are alive. */
-const VERIFY_INTERVAL_MS = 1_000;
 
 /** The only place where adapters are made and meet. Whatever fails here has released what it had, in reverse order. */
 export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon> {
@@ -90,7 +94,7 @@ async function closeAll(closers: (() => Promise<void>)[], log: Log): Promise<voi
 async function assemble(options: DaemonOptions, log: Log, closers: (() => Promise<void>)[]): Promise<RunningDaemon> {
   const { statePath, socketPath } = options;
   const config = await loadConfig(options.configPath, { required: options.configRequired });
-  const sinks = await sinksOf(config);
+  const sinks = await readSinks(config.sinks);
   const socketGroup = config.socket.group === undefined ? null : await groupIdOf('socket.group', config.socket.group);
   const mayDecide = await decidersOf(config);
   await mkdir(statePath, { recursive: true, mode: 0o700 });
@@ -189,9 +193,6 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
     table,
     log,
     portsFor: (run) => portsFor(run, parts),
-    doctor: () =>
-      examineHost({ engine, fence, ledger, wardenReady: warden.ready, gateListening: () => gate.health().listening }),
-    collectGarbage: (runIdsAlive) => clean(runIdsAlive, []),
     nowIso,
   });
   hooks.onReport = (report) => supervisor.receive(report);
@@ -213,14 +214,57 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   const background = new AbortController();
   closers.push(async () => background.abort());
   const failed = Promise.withResolvers<void>();
+  const guard = new FenceGuard({ fence, supervisor, ledger, log, table, signal: background.signal });
   const watched = [
     followEngine(engine, new EngineWatch({ engine, ledger, table, log }), background.signal),
-    guardFence(fence, supervisor, { ledger, log, table, signal: background.signal }),
+    guard.run(),
+    keepRetention({
+      ledger,
+      days: config.ledger.retentionDays,
+      carried: () => incidents.carried(),
+      oldestOpenSeq: () => table.oldestAliveSeq(),
+      log,
+      signal: background.signal,
+    }),
   ];
   for (const each of watched) each.catch((error: unknown) => failed.reject(error));
 
+  const metrics = new Metrics({
+    version: VERSION,
+    runs: () => table.views({ all: false }),
+    ledger: () => ({
+      seq: ledger.head().seq,
+      flushedSeq: ledger.flushedSeq(),
+      failed: ledger.failure() !== null,
+    }),
+    gate: async () => ({ ...(await gate.stats()) }),
+    fence: async () => ({ ...(await fence.figures()), verifiedAtMs: guard.verifiedAtMs }),
+    outbox: () => outbox.depth(),
+    approvalsPending: () => approvals.list({ all: false }).length,
+  });
+  const stopCounting = ledger.subscribe((record) => metrics.take(record));
+  const stopSending = sendCheckpoints({ ledger, outbox, sinkNames: Object.keys(sinks), log });
+  closers.push(async () => {
+    stopCounting();
+    stopSending();
+  });
+  hooks.onReport = (report) => {
+    if (report.kind === 'late') metrics.noteLate(report.lateMs);
+    supervisor.receive(report);
+  };
+  if (config.metrics !== undefined) {
+    closers.push(await openMetricsPort({ port: config.metrics.port, render: () => metrics.render() }));
+  }
+  const host = new HostDesk({
+    ledger,
+    outbox,
+    metrics,
+    examine: () =>
+      examineHost({ engine, fence, ledger, wardenReady: warden.ready, gateListening: () => gate.health().listening }),
+    collectGarbage: () => clean(new Set(table.alive().map(({ driver }) => driver.state.runId)), []),
+  });
   const server = createApiServer({
-    service: supervisor,
+    service: serviceOf(supervisor, host),
     socketPath,
     socketMode: Number.parseInt(config.socket.mode, 8),
     socketGroup,
@@ -259,19 +303,9 @@ function running({ keepRuns, server, supervisor, ledger, closers, log, failed }:
   };
 }
 
-async function sinksOf(config: DaemonConfig): Promise<Readonly<Record<string, WebhookSink>>> {
-  const named = await Promise.all(
-    Object.entries(config.sinks).map(async ([name, sink]): Promise<[string, WebhookSink]> => [
-      name,
-      { type: 'webhook', url: sink.url, keys: await readSinkKeys(name, sink), allowPrivate: sink.allowPrivate },
-    ]),
-  );
-  return Object.fromEntries(named);
-}
-
 function openAlerts(parts: {
   readonly statePath: string;
-  readonly sinks: Readonly<Record<string, WebhookSink>>;
+  readonly sinks: Readonly<Record<string, Sink>>;
   readonly ledger: OpenedLedger;
   readonly log: Log;
 }): Promise<AlertOutbox> {
@@ -404,43 +438,4 @@ function cleanerOf(options: {
 
 async function followEngine(engine: DockerEngine, watch: EngineWatch, signal: AbortSignal): Promise<void> {
   for await (const event of engine.events(signal)) watch.onEvent(event);
-}
-
-/** Reads the base rules back as long as a run depends on them; puts them back once, and ends the runs if they do not hold. */
-async function guardFence(
-  fence: Fence,
-  supervisor: Supervisor,
-  {
-    ledger,
-    log,
-    table,
-    signal,
-  }: { readonly ledger: OpenedLedger; readonly log: Log; readonly table: RunTable; readonly signal: AbortSignal },
-): Promise<void> {
-  while (!signal.aborted) {
-    await delay(VERIFY_INTERVAL_MS, undefined, { signal }).catch(() => undefined);
-    if (signal.aborted || table.alive().length === 0) continue;
-    const findings = await fenceFindings(fence);
-    if (findings.length === 0) continue;
-    log.error({ findings }, 'the egress rules are not in force');
-    ledger.append({ kind: 'enforcement.lost', what: 'egress', findings }).flushed.catch(() => undefined);
-    const left = await fence.install().then(
-      () => fenceFindings(fence),
-      (error: unknown) => [messageOf(error)],
-    );
-    if (left.length === 0)
-      ledger
-        .append({
-          kind: 'drift.detected',
-          what: 'the egress rules were changed from outside and have been put back',
-          findings,
-        })
-        .flushed.catch(() => undefined);
-    else
-      supervisor.endAll({
-        reason: 'enforcement.lost',
-        rule: 'egress',
-        detail: `the egress rules are not in force: ${left.slice(0, 3).join('; ')}`,
-      });
-  }
 }

@@ -3,19 +3,9 @@ import { z } from 'zod';
 import { fail, messageOf, type Problem } from '../core/errors.ts';
 import { readDocument } from '../profile/document.ts';
 import { inOrder, problemsOf, ruleOf, type SchemaNode } from '../profile/problems.ts';
+import { SinksConfig } from './sinks-config.ts';
 
-const ABSOLUTE = 'must be an absolute path';
-
-/** The daemon's own configuration, written by root. Sinks live here: a profile can name one but never carry a URL. */
-const Sink = z.strictObject({
-  type: z.literal('webhook'),
-  url: z.url('must be a URL such as "https://hooks.example.com/ringfence"'),
-  /** Files of one `whsec_…` key each; two during a rotation. */
-  secretFiles: z.array(z.string().startsWith('/', ABSOLUTE)).min(1).max(2),
-  /** Lets the sink be on a private or loopback address, and lets it speak plain HTTP there. */
-  allowPrivate: z.boolean().default(false),
-});
-
+/** The daemon's own configuration, written by root. */
 const Config = z.strictObject({
   engine: z.string().startsWith('unix://', 'must be a socket such as "unix:///var/run/docker.sock"').optional(),
   socket: z
@@ -59,14 +49,16 @@ const Config = z.strictObject({
       group: z.string().optional(),
     })
     .prefault({}),
-  sinks: z.record(z.string().regex(/^[a-z0-9-]{1,40}$/, 'must be a name of a-z, 0-9 and -'), Sink).default({}),
+  /** A profile can name a sink but never carry a URL. */
+  sinks: SinksConfig.default({}),
+  /** Figures over TCP, on loopback; left out: on the socket alone. */
+  metrics: z.strictObject({ port: z.int().min(1_024).max(65_535) }).optional(),
   /** What an orderly stop of the daemon does with its runs: ends them, or leaves them to the kernel, the warden and the next daemon. */
   onStop: z.enum(['end', 'keep']).default('end'),
   runsMax: z.int().min(1).max(10_000).default(512),
 });
 
 export type DaemonConfig = z.infer<typeof Config>;
-export type SinkConfig = z.infer<typeof Sink>;
 
 const CONFIG_BYTES_MAX = 256 * 1024;
 
@@ -114,29 +106,4 @@ async function readConfigText(path: string, options: { readonly required: boolea
       throw fail('CONFIG_INVALID', { detail: `${path}: ${messageOf(error)}` }, { cause: error });
     throw error;
   }
-}
-
-/** A sink's keys. A secret that others can read is no secret, so it is refused. */
-export async function readSinkKeys(name: string, sink: SinkConfig): Promise<readonly string[]> {
-  const keys: string[] = [];
-  for (const path of sink.secretFiles) {
-    const facts = await stat(path).catch((error: unknown) => {
-      throw fail('CONFIG_INVALID', { detail: `sinks.${name}: ${messageOf(error)}` }, { cause: error });
-    });
-    if ((facts.mode & 0o077) !== 0) {
-      throw fail('CONFIG_INVALID', {
-        detail: `sinks.${name}.secretFiles: ${path} can be read by others (mode ${(facts.mode & 0o777).toString(8)}); it must be 0600 or stricter`,
-        hint: `chmod 600 ${path}`,
-      });
-    }
-    const key = (await readFile(path, 'utf8')).trim();
-    if (!/^whsec_[A-Za-z0-9+/]{32,}={0,2}$/.test(key)) {
-      throw fail('CONFIG_INVALID', {
-        detail: `sinks.${name}.secretFiles: ${path} does not hold a key of the form whsec_BASE64 with at least 24 bytes`,
-        hint: `(umask 077; printf 'whsec_%s\\n' "$(head -c 32 /dev/urandom | base64 -w0)" > ${path})`,
-      });
-    }
-    keys.push(key);
-  }
-  return keys;
 }

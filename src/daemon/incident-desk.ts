@@ -136,6 +136,14 @@ export class IncidentDesk {
     return this.quarantine.has(profile);
   }
 
+  /** What a later daemon must know of the past when old files of the ledger are gone. */
+  carried(): Readonly<Record<string, unknown>> {
+    return {
+      quarantined: Object.fromEntries([...this.quarantine].map((profile) => [profile, {}])),
+      incidentsByProfile: Object.fromEntries(this.countByProfile),
+    };
+  }
+
   release(profile: string, caller: Caller): void {
     this.quarantine.delete(profile);
     this.options.ledger.append({ kind: 'quarantine.released', profile, caller }).flushed.catch(() => undefined);

@@ -21,6 +21,8 @@ export type RunEntry = {
   readonly labels: Readonly<Record<string, string>>;
   readonly caller: Caller;
   readonly admittedAt: string;
+  /** The record of its admission. */
+  readonly admittedSeq: number;
   readonly denialsByDestination: Map<string, number>;
 };
 
@@ -61,6 +63,11 @@ export class RunTable {
 
   alive(): readonly RunEntry[] {
     return this.all().filter((entry) => entry.driver.state.phase !== 'over');
+  }
+
+  /** Where the oldest run that is alive was admitted; nothing before it may be forgotten. */
+  oldestAliveSeq(): number {
+    return Math.min(Number.MAX_SAFE_INTEGER, ...this.alive().map(({ admittedSeq }) => admittedSeq));
   }
 
   views(options: { readonly all: boolean }): readonly RunView[] {

@@ -3,13 +3,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type {
   Approval,
   Caller,
-  DoctorReport,
   EventsRequest,
   Explanation,
   Health,
   Incident,
   IncidentSummary,
-  LedgerCheckpoint,
   LaunchRequest,
   LogsRequest,
   ReloadReport,
@@ -17,7 +15,6 @@ import type {
   RunDetail,
   RunStreams,
   RunView,
-  Service,
 } from '../api/service.ts';
 import { fail, messageOf, RingfenceError } from '../core/errors.ts';
 import { idFrom } from '../core/ids.ts';
@@ -26,7 +23,6 @@ import type { Engine, OutputChunk } from '../core/ports/engine.ts';
 import type { Fence, FenceDestination } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
-import type { OpenedLedger } from '../ledger/ledger.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
 import { Turns } from '../fence/turns.ts';
 import { explainAlive, explainOutcome } from '../report/explain.ts';
@@ -39,6 +35,7 @@ import type { IncidentDesk } from './incident-desk.ts';
 import { followLedger } from './event-stream.ts';
 import { describeRefusal } from './refusal.ts';
 import { reloadProfile } from './reload.ts';
+import type { RunService } from './service.ts';
 import { streamsOf } from './run-streams.ts';
 import type { RunTable } from './run-table.ts';
 import { countDenial, detailOf, viewOf, type RunEntry } from './run-table.ts';
@@ -57,7 +54,7 @@ export type SupervisorOptions = {
   readonly engine: Engine;
   readonly fence: Pick<Fence, 'destinations'>;
   readonly warden: Warden;
-  readonly ledger: Ledger & Pick<OpenedLedger, 'checkpoint' | 'publicKey'>;
+  readonly ledger: Ledger;
   readonly incidents: IncidentDesk;
   readonly approvals: ApprovalDesk;
   /** Whether this caller decides for runs that somebody launched. */
@@ -66,8 +63,6 @@ export type SupervisorOptions = {
   readonly log: Log;
   /** Checks mounts and secrets on the real host and builds the ports of one run; refuses with a RingfenceError. */
   portsFor(run: NewRun): Promise<RunPorts>;
-  doctor(): Promise<DoctorReport>;
-  collectGarbage(runIdsAlive: ReadonlySet<string>): Promise<readonly string[]>;
   nowIso(): string;
 };
 
@@ -85,6 +80,7 @@ export type NewRun = {
 
 export type AdoptedPast = {
   readonly admittedAt: string;
+  readonly admittedSeq: number;
   readonly containerId: string;
   /** Null when the agent is over. */
   readonly pid: number | null;
@@ -93,7 +89,7 @@ export type AdoptedPast = {
 };
 
 /** Admits launches, owns the drivers, and hands each report of the warden and the engine to the run it is about. */
-export class Supervisor implements Service {
+export class Supervisor implements RunService {
   private readonly options: SupervisorOptions;
   private readonly startedAt: string;
   private readonly waiting = new Map<string, NodeJS.Timeout>();
@@ -168,6 +164,7 @@ export class Supervisor implements Service {
       labels: run.labels,
       caller,
       admittedAt,
+      admittedSeq: written.seq,
       denialsByDestination: new Map(),
     };
     this.add(entry);
@@ -194,6 +191,7 @@ export class Supervisor implements Service {
       labels: run.labels,
       caller,
       admittedAt: past.admittedAt,
+      admittedSeq: past.admittedSeq,
       denialsByDestination: new Map(),
     });
     const { containerId, pid, startedAt, startedAtMs } = past;
@@ -326,7 +324,7 @@ export class Supervisor implements Service {
     this.options.ledger
       .append({ kind: 'command.issued', runId, profile: spec.name, command: 'resume', caller })
       .flushed.catch(() => undefined);
-    this.options.warden.send({ kind: 'resume', runId });
+    driver.post({ kind: 'resume' });
   }
 
   async reload(request: ReloadRequest, caller: Caller): Promise<ReloadReport> {
@@ -398,25 +396,6 @@ export class Supervisor implements Service {
     if (!this.options.incidents.isQuarantined(profile))
       throw fail('NOT_QUARANTINED', { detail: `${profile} is not in quarantine` });
     this.options.incidents.release(profile, caller);
-  }
-
-  doctor(): Promise<DoctorReport> {
-    return this.options.doctor();
-  }
-
-  async gc(caller: Caller): Promise<{ readonly removed: readonly string[] }> {
-    const alive = new Set(this.options.table.alive().map((entry) => entry.driver.state.runId));
-    const removed = await this.options.collectGarbage(alive);
-    this.options.ledger.append({ kind: 'garbage.collected', removed, caller }).flushed.catch(() => undefined);
-    return { removed };
-  }
-
-  async checkpoint(): Promise<LedgerCheckpoint> {
-    const { ledger } = this.options;
-    const signed = ledger.checkpoint();
-    const key = ledger.publicKey();
-    if (signed === null || key === null) throw fail('LEDGER_UNWRITABLE', { detail: 'this ledger has no key' });
-    return { ...signed, key };
   }
 
   /** From the warden's pipe. */

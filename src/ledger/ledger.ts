@@ -36,6 +36,8 @@ export type OpenedLedger = Ledger & {
   /** Signs where the chain stands now; null without a key. */
   checkpoint(): SignedCheckpoint | null;
   latestCheckpoint(): SignedCheckpoint | null;
+  /** The last record that is on disk. */
+  flushedSeq(): number;
   /** `name+hash+key`: what people keep elsewhere to check with. */
   publicKey(): string | null;
   rotateKey(): Promise<string>;
@@ -124,6 +126,7 @@ class FileLedger implements OpenedLedger {
   #handle: FileHandle;
   #head: Head;
   #flushedBytes: number;
+  #flushedSeq: number;
   #closed = false;
 
   constructor(parts: Parts) {
@@ -133,6 +136,7 @@ class FileLedger implements OpenedLedger {
     this.#head = parts.survey.head;
     this.#index = parts.survey.index;
     this.#flushedBytes = parts.sizeBytes;
+    this.#flushedSeq = parts.survey.head.seq;
     this.integrity = parts.survey.firstBad;
     this.#commit = new GroupCommit({
       handle: parts.handle,
@@ -148,7 +152,7 @@ class FileLedger implements OpenedLedger {
     const flushed = this.#closed ? refused() : this.#commit.append(line);
     this.#head = { seq, hash: hashLine(line) };
     const written = { ...this.#head, flushed };
-    if (!this.#closed) this.#seal?.noteRecord(seq);
+    if (!this.#closed) this.#seal?.noteRecord(seq, draft.kind);
     return written;
   }
 
@@ -164,6 +168,10 @@ class FileLedger implements OpenedLedger {
 
   latestCheckpoint(): SignedCheckpoint | null {
     return this.#seal?.latest ?? null;
+  }
+
+  flushedSeq(): number {
+    return this.#flushedSeq;
   }
 
   publicKey(): string | null {
@@ -271,6 +279,7 @@ class FileLedger implements OpenedLedger {
     const first = this.#flushedBytes === 0 ? placeOf(Buffer.from(lines[0] ?? '')) : null;
     if (first !== null) this.#index.push({ seq: first.seq, segment: this.#segment.number, offset: 0 });
     this.#flushedBytes += bytes;
+    this.#flushedSeq += lines.length;
     if (this.#listeners.size === 0) return;
     for (const line of lines) {
       const record = parseLine(line);

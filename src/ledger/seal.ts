@@ -1,7 +1,7 @@
 import type { Head } from './verify.ts';
 import { checkpointText, type NoteKey, type NoteSigner } from './note.ts';
 import { rotateSigner } from './keys.ts';
-import type { RecordDraft } from '../core/ports/record.ts';
+import type { RecordDraft, RecordKind } from '../core/ports/record.ts';
 
 /** A place in the ledger with the signature of this host under it: what leaves the host with every alert. */
 export type SignedCheckpoint = Head & { readonly note: string };
@@ -20,6 +20,9 @@ type Writer = {
   head(): Head;
 };
 
+/** Records that a checkpoint causes by leaving the host: on a quiet host they alone must not cause the next one. */
+const ABOUT_CHECKPOINTS: ReadonlySet<RecordKind> = new Set(['ledger.checkpoint', 'alert.delivered', 'alert.failed']);
+
 /**
  * Signs where the chain stands. A checkpoint is itself a record, so that a reader of the files alone sees every one;
  * it is of use to somebody who has one that left the host.
@@ -30,6 +33,7 @@ export class Seal {
   readonly #timer: NodeJS.Timeout;
   #signer: NoteSigner;
   #sealedSeq: number;
+  #worthSigning = false;
   #latest: SignedCheckpoint | null = null;
 
   constructor(options: SealOptions, writer: Writer, sealedSeq: number) {
@@ -37,7 +41,8 @@ export class Seal {
     this.#writer = writer;
     this.#signer = options.signer;
     this.#sealedSeq = sealedSeq;
-    this.#timer = setInterval(() => this.sign(), options.everyMs).unref();
+    const onTime = (): void => void (this.#worthSigning && this.sign());
+    this.#timer = setInterval(onTime, options.everyMs).unref();
   }
 
   get publicKey(): NoteKey {
@@ -49,7 +54,8 @@ export class Seal {
   }
 
   /** Called after each record. */
-  noteRecord(seq: number): void {
+  noteRecord(seq: number, kind: RecordKind): void {
+    this.#worthSigning ||= !ABOUT_CHECKPOINTS.has(kind);
     if (seq - this.#sealedSeq >= this.#options.everyRecords) this.sign();
   }
 
@@ -60,6 +66,7 @@ export class Seal {
     const note = this.#signer.sign(checkpointText({ origin: this.#signer.public.name, seq, hash }));
     // Before the append, or the record of this checkpoint would ask for the next one.
     this.#sealedSeq = seq + 1;
+    this.#worthSigning = false;
     this.#latest = { seq, hash, note };
     this.#writer.append({ kind: 'ledger.checkpoint', of: seq, hash, note });
     return this.#latest;

@@ -1,4 +1,5 @@
 import { fail } from '../../src/core/errors.ts';
+import type { OutboxListing, RetrySelection, SinkTestResult } from '../../src/core/ports/alert.ts';
 import type { OutputChunk } from '../../src/core/ports/engine.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
 import { USAGE_NONE, type Bound, type Outcome } from '../../src/core/outcome.ts';
@@ -51,6 +52,7 @@ export class FakeService implements Service {
   /** By profile path: what a launch throws. */
   readonly refusals = new Map<string, Error>();
   doctorReport: DoctorReport = { ok: true, checks: [] };
+  listing: OutboxListing = { sinks: [], waiting: [], dead: [] };
   removed: readonly string[] = [];
   readonly approvalsById = new Map<string, Approval>();
   /** By profile path: what a reload answers or throws; any other path has no run. */
@@ -241,6 +243,24 @@ export class FakeService implements Service {
   async gc(caller: Caller): Promise<{ readonly removed: readonly string[] }> {
     this.note('gc', null, caller);
     return { removed: this.removed };
+  }
+
+  async alerts(): Promise<OutboxListing> {
+    return this.listing;
+  }
+
+  async testAlert(sink: string, caller: Caller): Promise<SinkTestResult> {
+    this.note('testAlert', sink, caller);
+    return { sink, kind: 'webhook', ok: sink !== 'broken', id: 'test_1', message: 'HTTP 200', tookMs: 12 };
+  }
+
+  async retryAlerts(which: RetrySelection, caller: Caller): Promise<{ readonly retried: number }> {
+    this.note('retryAlerts', which, caller);
+    return { retried: this.listing.waiting.length };
+  }
+
+  async metrics(): Promise<string> {
+    return 'ringfence_runs 1\n';
   }
 
   async checkpoint(caller: Caller): Promise<LedgerCheckpoint> {

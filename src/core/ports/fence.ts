@@ -30,6 +30,8 @@ export type Fence = {
   deny(runId: string, request: HeldRequest): Promise<void>;
   /** Bytes out per destination, busiest first, at most DESTINATIONS_MAX. */
   destinations(runId: string): Promise<readonly FenceDestination[]>;
+  /** How much of ours is in the kernel: base rules, and entries of each set. */
+  figures(): Promise<FenceFigures>;
   /** Bytes counted by the kernel for a run so far. */
   counters(runId: string): Promise<FenceCounters>;
   /** Silences the run, forgets its grants and connections, and only then frees its /30. Idempotent. */
@@ -100,6 +102,8 @@ export type FenceDestination = {
   readonly egressBytes: number;
   readonly packets: number;
 };
+
+export type FenceFigures = { readonly rules: number; readonly entries: Readonly<Record<string, number>> };
 
 export type FenceCounters = {
   readonly egressBytes: number;

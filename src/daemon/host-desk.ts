@@ -1,0 +1,64 @@
+import type { Caller, DoctorReport, LedgerCheckpoint } from '../api/service.ts';
+import { fail } from '../core/errors.ts';
+import type { AlertOutbox, OutboxListing, RetrySelection, SinkTestResult } from '../core/ports/alert.ts';
+import type { OpenedLedger } from '../ledger/ledger.ts';
+import type { Metrics } from './metrics.ts';
+import type { HostService } from './service.ts';
+
+export type HostDeskOptions = {
+  readonly ledger: OpenedLedger;
+  readonly outbox: AlertOutbox;
+  readonly metrics: Metrics;
+  examine(): Promise<DoctorReport>;
+  collectGarbage(): Promise<readonly string[]>;
+};
+
+export class HostDesk implements HostService {
+  private readonly options: HostDeskOptions;
+
+  constructor(options: HostDeskOptions) {
+    this.options = options;
+  }
+
+  doctor(): Promise<DoctorReport> {
+    return this.options.examine();
+  }
+
+  async gc(caller: Caller): Promise<{ readonly removed: readonly string[] }> {
+    const removed = await this.options.collectGarbage();
+    this.options.ledger.append({ kind: 'garbage.collected', removed, caller }).flushed.catch(() => undefined);
+    return { removed };
+  }
+
+  async checkpoint(): Promise<LedgerCheckpoint> {
+    const { ledger } = this.options;
+    const signed = ledger.checkpoint();
+    const key = ledger.publicKey();
+    if (signed === null || key === null) throw fail('LEDGER_UNWRITABLE', { detail: 'this ledger has no key' });
+    return { ...signed, key };
+  }
+
+  alerts(): Promise<OutboxListing> {
+    return this.options.outbox.list();
+  }
+
+  testAlert(sink: string, caller: Caller): Promise<SinkTestResult> {
+    this.note('alerts test', caller);
+    return this.options.outbox.test(sink);
+  }
+
+  async retryAlerts(which: RetrySelection, caller: Caller): Promise<{ readonly retried: number }> {
+    this.note('alerts retry', caller);
+    return { retried: await this.options.outbox.retry(which) };
+  }
+
+  metrics(): Promise<string> {
+    return this.options.metrics.render();
+  }
+
+  /** A sink may wake somebody, so who may make it speak is root alone. */
+  private note(command: string, caller: Caller): void {
+    if (caller.uid !== 0) throw fail('FORBIDDEN', { detail: `only root may use \`ringfence ${command}\`` });
+    this.options.ledger.append({ kind: 'command.issued', command, caller }).flushed.catch(() => undefined);
+  }
+}
