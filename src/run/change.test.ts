@@ -164,6 +164,56 @@ describe('a run that is held', () => {
     expect(resumed.effects.filter(({ kind }) => kind === 'record')).toHaveLength(2);
   });
 
+  const THROTTLE: Breach = {
+    ...PAUSE,
+    rule: 'budget.cpu',
+    measured: 1_100,
+    limit: 1_000,
+    unit: 'ms',
+    action: 'throttle',
+  };
+  const SLOWED: Unstamped = { kind: 'held', breach: THROTTLE, usage: USAGE_NONE };
+  const kindsIn = (effects: readonly RunEffect[]): readonly string[] =>
+    effects.map((effect) => (effect.kind === 'record' ? effect.draft.kind : effect.kind));
+
+  test('by a throttle has its network slowed once, and is slow still when a pause is over', () => {
+    const slowed = after([SLOWED, SLOWED, { kind: 'network-slowed' }]);
+    expect(kindsIn(slowed.effects)).toEqual(['run.held', 'notify-held', 'slow-network', 'run.held']);
+    expect(slowed.state).toMatchObject({ held: THROTTLE, slowedBy: THROTTLE, pending: [] });
+    const both = after([SLOWED, { kind: 'network-slowed' }, HELD, SLOWED]);
+    expect(both.state.held).toEqual(PAUSE);
+    expect(after([SLOWED, { kind: 'network-slowed' }, HELD, { kind: 'resumed' }]).state.held).toEqual(THROTTLE);
+  });
+
+  test('is let go on by a person through the fence, once, and only out of a pause', () => {
+    expect(kindsIn(after([HELD, { kind: 'resume' }, { kind: 'resume' }]).effects).slice(2)).toEqual(['grant-more']);
+    expect(kindsIn(after([SLOWED, { kind: 'resume' }]).effects)).not.toContain('grant-more');
+    expect(after([{ kind: 'resume' }]).effects).toEqual([]);
+  });
+
+  test.each(['slow-network', 'grant-more'] as const)('ends when the fence does not do as told: %s', (effect) => {
+    const asked: readonly Unstamped[] = effect === 'slow-network' ? [SLOWED] : [HELD, { kind: 'resume' }];
+    const { state } = after([...asked, { kind: 'effect-failed', effect, failure: FAILURE }]);
+    expect(state.end).toMatchObject({ reason: 'enforcement.lost', rule: 'egress' });
+  });
+
+  test.each([
+    ['a larger budget', 2_000, null],
+    ['a budget that is used up as well', 1_050, THROTTLE],
+  ])('by a throttle, under %s', (_, cpuMs, slowedBy) => {
+    const spec = specOf({ budget: { ...specOf().budget, cpuMs }, on: { ...specOf().on, cpu: 'throttle' } });
+    const change: Unstamped = { kind: 'change', spec, draft: { kind: 'run.changed' } };
+    const { state, effects } = after([
+      SLOWED,
+      { kind: 'network-slowed' },
+      change,
+      { kind: 'fence-changed' },
+      { kind: 'watch-changed' },
+    ]);
+    expect(effects.find(({ kind }) => kind === 'change-fence')).toMatchObject({ slowed: slowedBy !== null });
+    expect({ held: state.held, slowedBy: state.slowedBy }).toEqual({ held: slowedBy, slowedBy });
+  });
+
   test('and ends is not held any more by what comes late', () => {
     const request: Unstamped = { kind: 'end-requested', how: 'kill', reason: 'killed', rule: null, detail: '' };
     expect(after([request, HELD]).state.held).toBeNull();

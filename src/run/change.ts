@@ -1,8 +1,10 @@
 import type { Breach } from '../core/outcome.ts';
+import { staysSlowed } from './adjust.ts';
 import { boundsOf } from './bounds.ts';
 import type { At, EndFacts, Step } from './ending.ts';
 import { endAndKill, finishIfDone, same, supervisorBreach, withEffects, without } from './ending.ts';
 import type { ChangeRefusal, EventOf, RunEffect } from './events.ts';
+import type { Spec } from '../profile/spec.ts';
 import type { RunState } from './state.ts';
 
 /**
@@ -32,7 +34,7 @@ export function onChange(state: RunState, event: EventOf<'change'>): Step {
     state: { ...state, changingTo: event.spec, pending: [...state.pending, 'change-fence'] },
     effects: [
       { kind: 'set-deadline', name: 'change', afterMs: CHANGE_MS_MAX },
-      { kind: 'change-fence', to: event.spec, draft: event.draft },
+      { kind: 'change-fence', to: event.spec, draft: event.draft, slowed: stillSlow(state, event.spec) !== null },
     ],
   };
 }
@@ -52,7 +54,9 @@ export function onWatchChanged(before: RunState, event: At, incidentId: string):
   const spec = state.changingTo;
   if (spec === null) return abandoned(state, event, incidentId);
   // In force for both, so it is the profile of the run even where the first thing it did was to end the run.
-  const changed = { ...state, spec, bounds: boundsOf(spec), changingTo: null };
+  const slowedBy = stillSlow(state, spec);
+  const held = state.held?.action === 'throttle' ? slowedBy : state.held;
+  const changed = { ...state, spec, bounds: boundsOf(spec), changingTo: null, slowedBy, held };
   return withEffects([{ kind: 'answer-change', refusal: null }], finishIfDone(changed, event, incidentId));
 }
 
@@ -82,21 +86,46 @@ export function onHeld(before: RunState, event: EventOf<'held'>): Step {
     kind: 'record',
     draft: { kind: 'run.held', runId: before.runId, profile: before.spec.name, breach, usage },
   };
-  const effects: readonly RunEffect[] = isNews(before.held, breach)
-    ? [record, { kind: 'notify-held', breach }]
-    : [record];
-  return { state: { ...before, held: breach, usage }, effects };
+  const news: readonly RunEffect[] = isNews(before, breach) ? [record, { kind: 'notify-held', breach }] : [record];
+  if (breach.action !== 'throttle') return { state: { ...before, held: breach, usage }, effects: news };
+  const held = before.held?.action === 'pause' ? before.held : breach;
+  const state = { ...before, held, slowedBy: breach, usage };
+  if (before.slowedBy !== null) return { state, effects: news };
+  const slowing = { ...state, pending: [...state.pending, 'slow-network'] };
+  return { state: slowing, effects: [...news, { kind: 'slow-network' }] };
 }
 
+/** The warden sees the end of a pause; what it was told by is on record as a command. */
 export function onResumed(before: RunState): Step {
-  if (before.held === null) return same(before);
+  if (before.held?.action !== 'pause') return same(before);
   const draft = { kind: 'run.resumed' as const, runId: before.runId, profile: before.spec.name };
-  return { state: { ...before, held: null }, effects: [{ kind: 'record', draft }] };
+  return { state: { ...before, held: before.slowedBy }, effects: [{ kind: 'record', draft }] };
+}
+
+export function onResume(before: RunState): Step {
+  const paused = before.held?.action === 'pause' && before.phase === 'running';
+  if (!paused || before.end !== null || before.pending.includes('grant-more')) return same(before);
+  return { state: { ...before, pending: [...before.pending, 'grant-more'] }, effects: [{ kind: 'grant-more' }] };
+}
+
+/** A fence that does not do as it is told holds nothing any more. */
+export function onHoldFailed(before: RunState, event: EventOf<'effect-failed'>, incidentId: string): Step {
+  const state = without(before, event.effect);
+  if (state.end !== null || state.empty) return finishIfDone(state, event, incidentId);
+  const what = event.effect === 'grant-more' ? 'let go on after a pause' : 'slowed down';
+  const detail = `the run could not be ${what}: ${event.failure.message}`;
+  const breach = supervisorBreach('enforcement.lost', 'egress');
+  return endAndKill(state, event, { reason: 'enforcement.lost', rule: 'egress', detail, breach }, incidentId);
+}
+
+function stillSlow({ slowedBy }: RunState, spec: Spec): Breach | null {
+  return slowedBy !== null && staysSlowed(slowedBy, spec) ? slowedBy : null;
 }
 
 /** People are told once for each thing that holds a run, however often the warden says it. */
-function isNews(held: Breach | null, breach: Breach): boolean {
-  return held === null || held.rule !== breach.rule || held.action !== breach.action;
+function isNews({ held, slowedBy }: RunState, breach: Breach): boolean {
+  const known = breach.action === 'throttle' ? slowedBy : held;
+  return known === null || known.rule !== breach.rule || known.action !== breach.action;
 }
 
 /** The run is ending by itself, so it is not changed any more; what was changed goes with it. */

@@ -10,6 +10,7 @@ import type { Spec } from '../profile/spec.ts';
 import type { ChangeRefusal, DeadlineName, EffectFailure, RunEffect, RunEvent, Stamp } from './events.ts';
 import type { RunPorts } from './ports.ts';
 import type { Preparation, RunState } from './state.ts';
+import { adjusted, grantedOnceMore, UNADJUSTED, type Adjustment } from './adjust.ts';
 import { containerIdOf } from './state.ts';
 import { step } from './step.ts';
 import { Teardown } from './teardown.ts';
@@ -52,6 +53,7 @@ export class Driver {
   private parentPaths: CgroupPaths | null = null;
   private containerPlan: ContainerPlan | null = null;
   private fenceFindings: Promise<readonly string[]> = Promise.resolve(['they were never read back']);
+  private adjustment: Adjustment = UNADJUSTED;
   private changing: PromiseWithResolvers<void> | null = null;
   private readonly settled = Promise.withResolvers<Outcome>();
   private readonly attached = Promise.withResolvers<Attachment | null>();
@@ -226,6 +228,10 @@ export class Driver {
         return this.changeFence(effect);
       case 'change-watch':
         return this.changeWatch(effect.to);
+      case 'slow-network':
+        return this.slowNetwork();
+      case 'grant-more':
+        return this.grantMore();
       case 'answer-change':
         this.answerChange(effect.refusal);
         return null;
@@ -397,14 +403,36 @@ export class Driver {
   }
 
   /** A wider profile that is in force and not on record would be nobody's decision, so the record is first. */
-  private async changeFence({ to, draft }: Extract<RunEffect, { kind: 'change-fence' }>): Promise<void> {
+  private async changeFence({ to, draft, slowed }: Extract<RunEffect, { kind: 'change-fence' }>): Promise<void> {
     const { fence, ledger, plans } = this.ports;
     assert(this.lease !== null, 'a run that is running has an address');
     await ledger.append(draft).flushed.catch((cause: unknown) => {
       throw fail('LEDGER_UNWRITABLE', { detail: `the change could not be recorded: ${messageOf(cause)}` }, { cause });
     });
-    await fence.change(plans.grant(this.lease, to));
+    this.adjustment = { ...UNADJUSTED, slowed };
+    await fence.change(adjusted(plans.grant(this.lease, to), this.adjustment));
     this.post({ kind: 'fence-changed' });
+  }
+
+  private async slowNetwork(): Promise<void> {
+    const { fence, plans } = this.ports;
+    assert(this.lease !== null, 'a run that is throttled has an address');
+    this.adjustment = { ...this.adjustment, slowed: true };
+    await fence.shape(adjusted(plans.grant(this.lease, this.current.spec), this.adjustment));
+    this.post({ kind: 'network-slowed' });
+  }
+
+  /** The kernel opens first: a run that goes on into a closed door would be paused again at once. */
+  private async grantMore(): Promise<void> {
+    const { fence, plans, warden } = this.ports;
+    const { runId, spec } = this.current;
+    assert(this.lease !== null, 'a run that is paused has an address');
+    const grant = adjusted(plans.grant(this.lease, spec), this.adjustment);
+    const budgets = grantedOnceMore(grant, { spec, counters: await fence.counters(runId) });
+    this.adjustment = { ...this.adjustment, budgets: { ...this.adjustment.budgets, ...budgets } };
+    if (Object.keys(budgets).length > 0) await fence.change({ ...grant, ...budgets });
+    warden.send({ kind: 'resume', runId });
+    this.post({ kind: 'more-granted' });
   }
 
   private async changeWatch(to: Spec): Promise<void> {
@@ -441,7 +469,7 @@ export class Driver {
 
 /** What people want waits behind what has happened. */
 function isRequest({ kind }: RunEvent): boolean {
-  return kind === 'end-requested' || kind === 'launch' || kind === 'change';
+  return kind === 'end-requested' || kind === 'launch' || kind === 'change' || kind === 'resume';
 }
 
 async function now(work: () => void): Promise<void> {

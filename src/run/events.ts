@@ -53,6 +53,10 @@ export type RunEvent = Stamp &
     /** The warden slowed the run down or stopped it in its tracks; `resumed` ends that. */
     | { readonly kind: 'held'; readonly breach: Breach; readonly usage: Usage }
     | { readonly kind: 'resumed' }
+    /** A person lets a paused run go on. */
+    | { readonly kind: 'resume' }
+    | { readonly kind: 'network-slowed' }
+    | { readonly kind: 'more-granted' }
     | { readonly kind: 'torn-down'; readonly failures: readonly string[] }
     | { readonly kind: 'deadline'; readonly name: DeadlineName }
   );
@@ -93,7 +97,11 @@ export type RunEffect =
   /** Tells the sinks of the profile that the run is held. */
   | { readonly kind: 'notify-held'; readonly breach: Breach }
   /** Records the change, and once that is on disk swaps the grant of the fence. */
-  | { readonly kind: 'change-fence'; readonly to: Spec; readonly draft: RecordDraft }
+  | { readonly kind: 'change-fence'; readonly to: Spec; readonly draft: RecordDraft; readonly slowed: boolean }
+  /** Lowers the rate of the network of a run that is throttled. */
+  | { readonly kind: 'slow-network' }
+  /** Opens what the kernel has cut off for a budget that pauses, and then lets the run go on. */
+  | { readonly kind: 'grant-more' }
   | { readonly kind: 'change-watch'; readonly to: Spec }
   /** Tells who asked for a change what came of it; null: it is in force. */
   | { readonly kind: 'answer-change'; readonly refusal: ChangeRefusal | null }

@@ -91,6 +91,14 @@ class World {
           fails ? { kind: 'effect-failed', effect: 'change-watch', failure: FAILURE } : { kind: 'watch-changed' },
         );
         return;
+      case 'slow-network':
+      case 'grant-more':
+        this.waiting.push(
+          fails
+            ? { kind: 'effect-failed', effect: effect.kind, failure: FAILURE }
+            : { kind: effect.kind === 'slow-network' ? 'network-slowed' : 'more-granted' },
+        );
+        return;
       case 'answer-change':
         this.answered += 1;
         return;
@@ -145,12 +153,14 @@ class World {
       this.waiting.push({ kind: 'change', spec: specOf({ graceMs: 1_000 }), draft: { kind: 'run.changed' } });
     }
     if (kind === 6) this.waiting.push({ kind: 'held', breach: { ...BREACH, action: 'pause' }, usage: USAGE_NONE });
+    if (kind === 8) this.waiting.push({ kind: 'held', breach: { ...BREACH, action: 'throttle' }, usage: USAGE_NONE });
+    if (kind === 9) this.waiting.push({ kind: 'resume' });
     if (kind === 7) this.waiting.push({ kind: 'resumed' });
   }
 }
 
 test('every run is over some day, whatever fails, in whatever order the answers come', () => {
-  const choices = fc.array(fc.record({ pick: fc.nat(20), fails: fc.nat(6), interference: fc.nat(12) }), {
+  const choices = fc.array(fc.record({ pick: fc.nat(20), fails: fc.nat(6), interference: fc.nat(14) }), {
     minLength: 60,
     maxLength: 60,
   });

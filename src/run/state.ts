@@ -38,8 +38,9 @@ export type RunState = {
   readonly bounds: readonly Bound[];
   /** The profile that the run is being held to, while fence and warden have not both taken it over. */
   readonly changingTo: Spec | null;
-  /** The breach for which the run is slowed down or stands still. */
+  /** The breach for which the run is slowed down or stands still; a pause is said before a throttle. */
   readonly held: Breach | null;
+  readonly slowedBy: Breach | null;
   readonly usage: Usage;
   /** Oldest first, at most LAST_DENIALS_MAX. */
   readonly lastDenials: readonly Denial[];
@@ -91,6 +92,7 @@ export function initialState(options: {
     bounds: [],
     changingTo: null,
     held: null,
+    slowedBy: null,
     usage: USAGE_NONE,
     lastDenials: [],
     denialsTotal: 0,

@@ -21,6 +21,8 @@ import {
   onChangeFailed,
   onFenceChanged,
   onHeld,
+  onHoldFailed,
+  onResume,
   onResumed,
   onWatchChanged,
 } from './change.ts';
@@ -81,6 +83,12 @@ export function step(state: RunState, event: RunEvent, incidentId: string): Step
       return onHeld(state, event);
     case 'resumed':
       return onResumed(state);
+    case 'resume':
+      return onResume(state);
+    case 'network-slowed':
+      return finishIfDone(without(state, 'slow-network'), event, incidentId);
+    case 'more-granted':
+      return finishIfDone(without(state, 'grant-more'), event, incidentId);
     case 'torn-down':
       return onTornDown(state, event);
     case 'deadline':
@@ -97,6 +105,8 @@ const ANSWERED_ONCE: readonly RunEffect['kind'][] = [
   'read-back',
   'change-fence',
   'change-watch',
+  'slow-network',
+  'grant-more',
 ];
 
 /** The acquisition that an event answers; an answer to nothing that was asked changes nothing. */
@@ -117,6 +127,10 @@ function answeredBy(event: RunEvent): string | null {
       return 'change-fence';
     case 'watch-changed':
       return 'change-watch';
+    case 'network-slowed':
+      return 'slow-network';
+    case 'more-granted':
+      return 'grant-more';
     case 'effect-failed': {
       const { preparation } = event.failure;
       if (event.effect === 'prepare') return preparation === undefined ? null : prepareKey(preparation);
@@ -318,6 +332,9 @@ function onEffectFailed(before: RunState, event: EventOf<'effect-failed'>, incid
     case 'change-fence':
     case 'change-watch':
       return onChangeFailed(before, event, incidentId);
+    case 'slow-network':
+    case 'grant-more':
+      return onHoldFailed(before, event, incidentId);
     case 'kill':
     case 'stop':
       return { state: before, effects: [{ kind: 'force-kill' }] };
