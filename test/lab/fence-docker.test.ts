@@ -212,6 +212,24 @@ test('refuses services of the host and published ports of other containers as at
   }
 });
 
+test('holds the bandwidth of a container from its first packet, on the port that the engine makes at its start', async () => {
+  const given = await makeNetwork();
+  const grant = grantOf({ lease: given, names: NAMES, bandwidthBitsPerSecond: 8_000_000 });
+  await fence.arm(grant);
+  await fence.shape(grant);
+  const since = await mark();
+  const upload =
+    'head -c 2000000 /dev/zero | curl -sk --max-time 20 -o /dev/null -w "%{http_code} %{size_upload} %{time_total}\\n" -T -';
+  const [line = ''] = await agent(given, `${upload} https://docs.example.test/`);
+  const [, bytes, seconds] = line.split(' ').map(Number);
+  expect(bytes).toBeGreaterThanOrEqual(2_000_000);
+  // Two seconds by the rate; a slow machine may take longer, but nothing can be faster.
+  expect(seconds).toBeGreaterThan(1.7);
+  expect((await packetsTo(DOCS, { since })).length).toBeGreaterThan(0);
+  expect(feed()).toEqual([]);
+  expect(await fence.verify()).toEqual({ kind: 'in-force' });
+});
+
 test('goes on resolving and passing for a container after the rules were put in force again', async () => {
   const given = await armed();
   const since = await mark();
