@@ -1,8 +1,8 @@
 import { Agent, request, type RequestOptions } from 'node:https';
 import type { IncomingMessage, RequestListener } from 'node:http';
-import { connect, type TLSSocket } from 'node:tls';
+import { connect, createServer, type TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, test } from 'vitest';
-import { httpsSite, NAME, setUp, SOURCE, type Rig, type RigOptions } from './testing.ts';
+import { httpsSite, NAME, setUp, siteContext, SOURCE, type Rig, type RigOptions } from './testing.ts';
 
 let rig: Rig | null = null;
 afterEach(async () => {
@@ -344,6 +344,43 @@ describe('bytes that two readers could frame differently', () => {
     expect(back.match(/HTTP\/1\.1 (\d+)/g)).toEqual(['HTTP/1.1 200', 'HTTP/1.1 200']);
     expect(seen.map(({ url, body }) => `${url} ${body}`)).toEqual(['/a abc', '/b ']);
   });
+});
+
+test('whatever a site answers ends at most its own connection', async () => {
+  const ok = 'HTTP/1.1 200 OK\r\n';
+  const answers = [
+    'HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n',
+    'HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n',
+    'HTTP/1.1 999 High\r\nContent-Length: 0\r\n\r\n',
+    'HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\nmore',
+    'HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n',
+    `${ok}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab`,
+    `${ok}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+    `${ok}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Trailer: a\x01b\r\n\r\n`,
+    `${ok}X: a\x01b\r\nContent-Length: 0\r\n\r\n`,
+    `${ok}X: ${'x'.repeat(40_000)}\r\nContent-Length: 0\r\n\r\n`,
+    'SSH-2.0-OpenSSH_9.2\r\n',
+    '',
+  ];
+  let turn = 0;
+  const site = createServer({ SNICallback: (_name, answer) => answer(null, siteContext()) }, (socket) => {
+    socket.on('error', () => undefined);
+    socket.once('data', () => socket.end(Buffer.from(answers[turn] ?? '', 'latin1')));
+  });
+  rig = await setUp({ site });
+  const statuses: (number | null)[] = [];
+  for (turn = 0; turn < answers.length; turn += 1) {
+    statuses.push(
+      await ask(rig, { agent: new Agent() }).then(
+        ({ status }) => status,
+        () => null,
+      ),
+    );
+  }
+  // None of them was taken for a success but the one that is.
+  expect(statuses.filter((status) => status === 200 || status === 101)).toEqual([]);
+  expect(statuses[4]).toBe(204);
+  await expect.poll(() => rig?.held()).toBe(0);
 });
 
 describe('WebSocket', () => {

@@ -146,8 +146,10 @@ function forward(exchange: Exchange): void {
   }
   incoming.pipe(outgoing, { end: false });
   incoming.once('end', () => {
-    if (framing === 'chunked' && incoming.rawTrailers.length > 0) outgoing.addTrailers(pairsOf(incoming.rawTrailers));
-    outgoing.end();
+    orDestroy(client, () => {
+      if (framing === 'chunked' && incoming.rawTrailers.length > 0) outgoing.addTrailers(pairsOf(incoming.rawTrailers));
+      outgoing.end();
+    });
   });
   incoming.once('close', () => {
     if (!incoming.complete) outgoing.destroy();
@@ -180,13 +182,18 @@ function begin({ incoming, agent, judged, response, inspection }: Exchange, head
 
 function relay(answer: IncomingMessage, response: ServerResponse, client: Socket): void {
   const close = answer.headers.connection?.toLowerCase() === 'close';
-  response.writeHead(answer.statusCode ?? 502, answer.statusMessage, forwardedResponse(answer.rawHeaders, { close }));
-  // What the name says first reaches the agent before it says the rest.
-  response.flushHeaders();
+  const headers = forwardedResponse(answer.rawHeaders, { close });
+  orDestroy(client, () => {
+    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, headers);
+    // What the name says first reaches the agent before it says the rest.
+    response.flushHeaders();
+  });
   answer.pipe(response, { end: false });
   answer.once('end', () => {
-    if (answer.rawTrailers.length > 0) response.addTrailers(pairsOf(answer.rawTrailers));
-    response.end();
+    orDestroy(client, () => {
+      if (answer.rawTrailers.length > 0) response.addTrailers(pairsOf(answer.rawTrailers));
+      response.end();
+    });
   });
   answer.once('close', () => {
     // Half a response must not look like a whole one.
@@ -195,6 +202,15 @@ function relay(answer: IncomingMessage, response: ServerResponse, client: Socket
   response.once('close', () => {
     if (!answer.complete) answer.destroy();
   });
+}
+
+/** The writers of Node.js refuse what its parsers let through; that ends one connection, and not the process. */
+function orDestroy(client: Socket, write: () => void): void {
+  try {
+    write();
+  } catch {
+    client.destroy();
+  }
 }
 
 function tunnel(exchange: Exchange, { socket, head }: { readonly socket: Duplex; readonly head: Buffer }): void {

@@ -134,15 +134,17 @@ function forward({ stream, origin, inspection }: Exchange, { headers, endStream 
   }
   if (!endStream) passBody(stream, outgoing);
   outgoing.on('continue', () => {
-    if (!stream.headersSent && !stream.destroyed) stream.additionalHeaders({ ':status': 100 });
+    orReset(stream, () => {
+      if (!stream.headersSent && !stream.destroyed) stream.additionalHeaders({ ':status': 100 });
+    });
   });
   outgoing.on('response', (answer, flags) => {
-    if (stream.destroyed) return;
+    if (stream.destroyed || stream.headersSent) return;
     const ends = (flags & constants.NGHTTP2_FLAG_END_STREAM) !== 0;
-    stream.respond(
-      { ':status': answer[':status'] ?? 502, ...endToEnd(answer) },
-      { endStream: ends, waitForTrailers: !ends },
-    );
+    const status = answer[':status'] ?? 502;
+    orReset(stream, () => {
+      stream.respond({ ':status': status, ...endToEnd(answer) }, { endStream: ends, waitForTrailers: !ends });
+    });
     if (ends) outgoing.resume();
     else passBody(outgoing, stream);
   });
@@ -166,13 +168,22 @@ function forward({ stream, origin, inspection }: Exchange, { headers, endStream 
 
 type Half = ServerHttp2Stream | ClientHttp2Stream;
 
+/** The writers of Node.js refuse what its parsers let through; that ends one stream, and not the process. */
+function orReset(stream: Half, write: () => void): void {
+  try {
+    write();
+  } catch {
+    stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+  }
+}
+
 /** Body and trailers of one direction. */
 function passBody(from: Half, to: Half): void {
   let trailers: IncomingHttpHeaders = {};
   from.on('trailers', (received: IncomingHttpHeaders) => {
     trailers = received;
   });
-  to.on('wantTrailers', () => to.sendTrailers(endToEnd(trailers)));
+  to.on('wantTrailers', () => orReset(to, () => to.sendTrailers(endToEnd(trailers))));
   from.pipe(to, { end: false });
   from.once('end', () => {
     // The end of the data may be told a turn before the trailers are; and a reset is told as an end, too.
