@@ -118,6 +118,10 @@ export async function buildWorld(service: FakeService, directory: string): Promi
     join(folder, 'wider.yaml'),
     profileText('echo').replace('wall: 30m', 'wall: 1h').replace('{}', '{ ask: [a.example.com] }'),
   );
+  await writeFile(
+    join(folder, 'broad.yaml'),
+    profileText('echo').replace('{}', '{ allow: ["*.example.com", a.example.com] }'),
+  );
   await writeFile(join(folder, 'large.yaml'), `# ${'x'.repeat(10_000_000)}\n`);
   await writeFile(join(folder, 'latin1.yaml'), Buffer.from([0x6e, 0xe9, 0x0a]));
   await writeFile(join(folder, 'half.yaml'), profileText('half').slice(0, 150));
