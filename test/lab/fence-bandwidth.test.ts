@@ -36,15 +36,19 @@ test('holds a run to its bandwidth in each direction by itself', async () => {
   await shape(BITS_PER_SECOND);
   // Once more changes nothing.
   await shape(BITS_PER_SECOND);
-  const [down, up] = await agent.probe([
-    { ...toGood, send: `GET ${BYTES}` },
-    { ...toGood, sendBytes: BYTES },
-  ]);
   const wanted = (BYTES * 8_000) / BITS_PER_SECOND;
-  for (const result of [down, up]) {
-    expect(result?.ok).toBe(true);
-    expect(result?.ms).toBeGreaterThan(wanted * 0.85);
-    expect(result?.ms).toBeLessThan(wanted * 1.15);
+  for (const [what, probe] of [
+    ['download', { ...toGood, send: `GET ${BYTES}` }],
+    ['upload', { ...toGood, sendBytes: BYTES }],
+  ] as const) {
+    // Never faster; and on a machine that is busy with other things, not slower at the first or a later try.
+    const nearly = async (): Promise<boolean> => {
+      const [result] = await agent.probe([probe]);
+      expect(result?.ok).toBe(true);
+      expect(result?.ms).toBeGreaterThan(wanted * 0.85);
+      return (result?.ms ?? 0) < wanted * 1.15;
+    };
+    await until(`the ${what} has its whole bandwidth`, nearly, { deadlineMs: 20_000 });
   }
   expect(await world.call({ call: 'verify' })).toEqual({ kind: 'in-force' });
 });

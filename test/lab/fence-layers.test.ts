@@ -26,6 +26,25 @@ const NEIGHBOURS = OTHER;
 const UNKNOWN = '198.51.100.53';
 const toGood = { probe: 'tcp', host: GOOD, port: 443 } as const;
 
+/** What both kinds of iptables say of our rules, each in its own turn. */
+const installed: Readonly<Record<string, readonly string[]>>[] = [];
+
+/** The order of the tables is each tool’s own; that of the rules in a table is what counts. */
+function byTable(lines: readonly string[]): Readonly<Record<string, readonly string[]>> {
+  const tables: Record<string, string[]> = {};
+  let table = '';
+  for (const line of lines) {
+    if (line.startsWith('*')) table = line.slice(1);
+    else if (!line.includes('MASQUERADE')) (tables[table] ??= []).push(line);
+  }
+  for (const rules of Object.values(tables)) rules.sort((one, other) => chainOf(one).localeCompare(chainOf(other)));
+  return tables;
+}
+
+function chainOf(line: string): string {
+  return line.split(' ')[1] ?? '';
+}
+
 describe.each(['nft', 'legacy'] as const)('with iptables-%s', (backend) => {
   let world: World;
   let agent: Agent;
@@ -125,6 +144,9 @@ describe.each(['nft', 'legacy'] as const)('with iptables-%s', (backend) => {
 
   test('holds whole', async () => {
     await assertHealed();
+    const all = await Promise.all(['iptables-save', 'ip6tables-save'].map((tool) => world.host.run(tool, [])));
+    const lines = all.flatMap(({ stdout }) => stdout.split('\n')).filter((line) => /^[*]|^-A .*(RF-|rf-)/.test(line));
+    installed.push(byTable(lines));
     await assertHolds();
   });
 
@@ -175,4 +197,10 @@ describe.each(['nft', 'legacy'] as const)('with iptables-%s', (backend) => {
     await assertHealed();
     await assertHolds();
   });
+});
+
+test('has the same rules, in the same order, with both', () => {
+  const [nft, legacy] = installed;
+  expect(Object.keys(nft ?? {}).toSorted()).toEqual(['filter', 'mangle', 'nat', 'raw', 'security']);
+  expect(legacy).toEqual(nft);
 });
