@@ -68,13 +68,15 @@ async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
   return true;
 }
 
+const ADOPTED_REPORTS: ReadonlySet<WardenReport['kind']> = new Set(['breached', 'warned', 'denied', 'held']);
+
 /**
  * What the warden did while no daemon was there to hear it, for the runs just taken over. Only what the new warden cannot
  * find out by itself: the end of the processes it sees in the cgroup.
  */
 export function replayAfterlife(reports: readonly WardenReport[], supervisor: Supervisor): void {
   for (const report of reports) {
-    if (report.kind === 'breached' || report.kind === 'warned' || report.kind === 'denied') supervisor.receive(report);
+    if (ADOPTED_REPORTS.has(report.kind)) supervisor.receive(report);
   }
 }
 

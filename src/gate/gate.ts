@@ -1,4 +1,5 @@
 import { assertNever } from '../core/assert.ts';
+import type { NameResolved } from '../core/ports/warden.ts';
 import type { ApprovalLifetime } from '../core/approval.ts';
 import type { CheckQuestion, CheckVerdict } from '../checker/messages.ts';
 import { checkConnection } from './check.ts';
@@ -57,6 +58,8 @@ export type GateParts = {
   /** Milliseconds of a clock that nobody sets. */
   readonly now: () => number;
   readonly onAsked: (address: string, request: NameRequest) => void;
+  /** Before the answer leaves: trying all addresses of one name is one attempt, and only the gate knows which they are. */
+  readonly onResolved: (resolved: NameResolved) => void;
   /** Connections of a run to close: those that show one of these names, or all. */
   readonly onClose: (address: string, names: readonly string[] | null) => void;
 };
@@ -101,6 +104,7 @@ export function createGate(parts: GateParts): Gate {
         const ports = portsOf(run, name);
         if (ports.length === 0) return failedReply(`the rules for "${name}" have just changed`);
         if (!run.opened.open({ ...found, name, ports }, nowMs)) return failedReply('the address could not be opened');
+        parts.onResolved({ kind: 'resolved', address: run.address, name, addresses: found.addresses });
         const ttlSeconds = Math.min(found.ttlSeconds, secondsOf(ports, nowMs));
         return { rcode: RCODE.ok, addresses: found.addresses, ttlSeconds, extended: null };
       }

@@ -3,6 +3,7 @@ import type { CheckerReport } from '../checker/messages.ts';
 import { assertNever } from '../core/assert.ts';
 import { messageOf } from '../core/errors.ts';
 import type { FenceDenial } from '../core/ports/fence.ts';
+import type { NameResolved } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
 import { openIpset } from '../kernel/ipset.ts';
 import { linkChecker } from './checker-link.ts';
@@ -94,7 +95,7 @@ async function handle(request: GateRequest): Promise<void> {
 }
 
 function create(config: GateConfig, grants: readonly GateGrant[]): Parts {
-  const send = config.wardenPipe ? wardenSender() : () => true;
+  const send = config.wardenPipe ? wardenSender() : (): boolean => true;
   const denials = new DenialFeed({ send, now: Date.now });
   const checker = linkChecker({
     check: (question) => gate.check(question),
@@ -112,6 +113,7 @@ function create(config: GateConfig, grants: readonly GateGrant[]): Parts {
     denials,
     now: monotonicMs,
     onAsked: (address, request) => tell({ kind: 'asked', address, request }),
+    onResolved: send,
     onClose: (address, names) => checker.close(address, names),
   });
   for (const grant of grants) gate.grant(grant);
@@ -137,18 +139,18 @@ function refusedByChecker(denied: Extract<CheckerReport, { kind: 'denied' }>): R
 }
 
 /** Never waits: a warden that does not read makes the feed count instead of the gate hang. */
-function wardenSender(): (denial: FenceDenial) => boolean {
+function wardenSender(): (line: FenceDenial | NameResolved) => boolean {
   const pipe = new Socket({ fd: WARDEN_DESCRIPTOR, readable: false, writable: true });
   let broken = false;
   pipe.on('error', () => {
     broken = true;
   });
-  return (denial) => {
+  return (line) => {
     if (broken || pipe.writableLength > WARDEN_BUFFER_BYTES_MAX) {
-      denialsLost += 1;
+      if ('denial' in line) denialsLost += 1;
       return false;
     }
-    pipe.write(`${JSON.stringify(denial)}\n`);
+    pipe.write(`${JSON.stringify(line)}\n`);
     return true;
   };
 }

@@ -1,5 +1,6 @@
 import { decode, encode } from 'dns-packet';
 import type { CheckQuestion, CheckVerdict } from '../checker/messages.ts';
+import type { NameResolved } from '../core/ports/warden.ts';
 import type { FenceDenial, FenceName } from '../core/ports/fence.ts';
 import type { IpsetEntry, IpsetMember } from '../kernel/ipset.ts';
 import { NEVER_RANGES } from '../policy/egress.ts';
@@ -90,6 +91,7 @@ export type TestGate = {
   readonly asked: string[];
   /** Requests that a person was told. */
   readonly requests: NameRequest[];
+  readonly resolved: NameResolved[];
   readonly closed: { readonly source: string; readonly names: readonly string[] | null }[];
   readonly clock: { nowMs: number };
   /** The code and the addresses of the answer. */
@@ -111,6 +113,7 @@ export function makeGate(options: TestGateOptions = {}): TestGate {
   const denials: FenceDenial[] = [];
   const asked: string[] = [];
   const requests: NameRequest[] = [];
+  const resolved: NameResolved[] = [];
   const closed: TestGate['closed'] = [];
   const feed = new DenialFeed({ send: (denial) => denials.push(denial) > 0, now: () => clock.nowMs });
   const gate = createGate({
@@ -124,6 +127,7 @@ export function makeGate(options: TestGateOptions = {}): TestGate {
     denials: feed,
     now: () => clock.nowMs,
     onAsked: (_, request) => requests.push(request),
+    onResolved: (line) => resolved.push(line),
     onClose: (source, names) => closed.push({ source, names }),
   });
   gate.grant({ address: AGENT, names: options.names ?? [named('good.test'), named('*.wild.test')] });
@@ -134,6 +138,7 @@ export function makeGate(options: TestGateOptions = {}): TestGate {
     denials,
     asked,
     requests,
+    resolved,
     closed,
     clock,
     ask: async (name, { type = 'A', source = AGENT } = {}) => {

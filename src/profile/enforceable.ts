@@ -1,4 +1,3 @@
-import { BUDGETS } from '../core/outcome.ts';
 import type { Problem } from '../core/errors.ts';
 import type { Path } from './document.ts';
 import type { ParsedProfile } from './parse.ts';
@@ -17,14 +16,9 @@ export function unenforceable(spec: Spec): readonly Unenforceable[] {
     found.push({ path: showPath(keys), keys, why });
   };
   const { limits, budget } = spec;
-  if (limits.onOom === 'process') refuse(['limits', 'onOom'], 'running out of memory ends the whole agent');
-  if (limits.bandwidthBitsPerSecond !== null) refuse(['limits', 'bandwidth'], 'nothing limits the rate of the network');
   if (limits.ioBytesPerSecond !== null) refuse(['limits', 'io'], 'nothing limits the rate of the disks');
   if (limits.gpu !== null) refuse(['limits', 'gpu'], 'no GPU is granted or measured');
   if (budget.gpuMs !== null) refuse(['budget', 'gpu'], 'no GPU is measured');
-  if (budget.ingressBytes !== null)
-    refuse(['budget', 'ingress'], 'bytes that come in are not counted against a budget');
-  if (budget.connections !== null) refuse(['budget', 'connections'], 'connections are not counted');
   for (const list of ['allow', 'ask'] as const) {
     spec.egress[list].forEach((rule, index) => {
       if (rule.kind !== 'name' || !rule.inspect) return;
@@ -34,11 +28,6 @@ export function unenforceable(spec: Spec): readonly Unenforceable[] {
   spec.mounts.forEach((mount, index) => {
     if (mount.sizeBytesMax !== null) refuse(['mounts', index, 'size'], 'the size of a mount is not limited');
   });
-  for (const name of BUDGETS) {
-    const action = spec.on[name];
-    if (action !== 'throttle' && action !== 'pause') continue;
-    refuse(['on', `budget.${name}`], `the actions are warn, stop and kill, not ${action}`);
-  }
   return found;
 }
 

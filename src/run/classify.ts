@@ -32,7 +32,7 @@ export function classifyNaturalEnd(state: RunState, at: string): RunEnd {
   const exitCode = state.exit?.exitCode ?? null;
   const base = { alsoBreached: [], usageAtBreach: state.usage, times: NO_TIMES, at };
   const { limits } = state.spec;
-  if (state.usage.oomKills > 0 && exitCode !== 0) {
+  if (state.usage.oomKills > 0 && (limits.onOom === 'agent' ? exitCode !== 0 : exitCode === EXIT_SIGKILL)) {
     const breach = kernelBreach('oom', 'limits.memory', state.usage.memoryBytesPeak, limits.memoryBytesMax, 'bytes');
     const detail = `the kernel ended a process of the agent because it needed more than limits.memory (${limits.memoryBytesMax} bytes)`;
     return { ...base, reason: 'oom', rule: 'limits.memory', detail, breach };
@@ -42,10 +42,16 @@ export function classifyNaturalEnd(state: RunState, at: string): RunEnd {
     const detail = `the kernel refused ${state.usage.pidsRefusals} new processes or threads above limits.pids (${limits.pidsMax}), and the agent gave up`;
     return { ...base, reason: 'limit.pids', rule: 'limits.pids', detail, breach };
   }
-  const detail =
+  const ended =
     exitCode === null ? 'the agent ended; its exit code is not known' : `the agent exited with code ${exitCode}`;
+  const { oomKills } = state.usage;
+  const detail =
+    oomKills === 0 ? ended : `${ended}; on the way the kernel ended ${oomKills} of its processes for memory`;
   return { ...base, reason: 'exited', rule: null, detail, breach: null };
 }
+
+/** 128 and the number of SIGKILL: with `onOom: process` only this says that it was the first process that was picked. */
+const EXIT_SIGKILL = 137;
 
 const NO_TIMES = { detectedMs: null, signalledMs: null, emptyMs: null };
 

@@ -209,6 +209,7 @@ describe('an end', () => {
     const pids = { ...EMPTIED, usage: { ...USAGE_NONE, pidsRefusals: 4 } } as Unstamped;
     expect(play([...LAUNCH, oom, died(137, false)]).state.outcome?.reason).toBe('oom');
     expect(play([...LAUNCH, EMPTIED, died(137, true)]).state.outcome?.reason).toBe('exited');
+    expect(play([...LAUNCH, oom, died(1, false)]).state.outcome?.reason).toBe('oom');
     expect(play([...LAUNCH, pids, died(2, false)]).state.outcome?.reason).toBe('limit.pids');
     expect(play([...LAUNCH, pids, died(0, false)]).state.outcome?.reason).toBe('exited');
   });
