@@ -31,17 +31,24 @@ export function adjusted(grant: FenceGrant, { slowed, budgets }: Adjustment): Fe
   return { ...grant, ...budgets, bandwidthBitsPerSecond: slowed ? slow : rate };
 }
 
-/** Each budget that pauses the run and is used up begins anew at what is used now. */
+/**
+ * Each budget that paused the run begins anew at its end. What the kernel has let through can be a packet less than the
+ * budget that it has cut off, so the rules say which are used up, not the counters.
+ */
 export function grantedOnceMore(
   grant: FenceGrant,
-  { spec, counters }: { readonly spec: Spec; readonly counters: FenceCounters },
+  {
+    spec,
+    counters,
+    rules,
+  }: { readonly spec: Spec; readonly counters: FenceCounters; readonly rules: readonly string[] },
 ): Adjustment['budgets'] {
   const more: { [Key in BudgetKey]?: number } = {};
   for (const { key, budget, counter } of COUNTED) {
     const max = grant[key];
     const once = boundOf(spec, `budget.${budget}`);
-    if (max === null || once === null || spec.on[budget] !== 'pause') continue;
-    more[key] = counters[counter] >= max ? counters[counter] + once : max;
+    if (max === null || once === null || !rules.includes(`budget.${budget}`)) continue;
+    more[key] = Math.max(counters[counter], max) + once;
   }
   return more;
 }

@@ -87,7 +87,10 @@ export function onHeld(before: RunState, event: EventOf<'held'>): Step {
     draft: { kind: 'run.held', runId: before.runId, profile: before.spec.name, breach, usage },
   };
   const news: readonly RunEffect[] = isNews(before, breach) ? [record, { kind: 'notify-held', breach }] : [record];
-  if (breach.action !== 'throttle') return { state: { ...before, held: breach, usage }, effects: news };
+  if (breach.action !== 'throttle') {
+    const pausedBy = [...new Set([...before.pausedBy, breach.rule])];
+    return { state: { ...before, held: breach, pausedBy, usage }, effects: news };
+  }
   const held = before.held?.action === 'pause' ? before.held : breach;
   const state = { ...before, held, slowedBy: breach, usage };
   if (before.slowedBy !== null) return { state, effects: news };
@@ -99,13 +102,16 @@ export function onHeld(before: RunState, event: EventOf<'held'>): Step {
 export function onResumed(before: RunState): Step {
   if (before.held?.action !== 'pause') return same(before);
   const draft = { kind: 'run.resumed' as const, runId: before.runId, profile: before.spec.name };
-  return { state: { ...before, held: before.slowedBy }, effects: [{ kind: 'record', draft }] };
+  return { state: { ...before, held: before.slowedBy, pausedBy: [] }, effects: [{ kind: 'record', draft }] };
 }
 
 export function onResume(before: RunState): Step {
   const paused = before.held?.action === 'pause' && before.phase === 'running';
   if (!paused || before.end !== null || before.pending.includes('grant-more')) return same(before);
-  return { state: { ...before, pending: [...before.pending, 'grant-more'] }, effects: [{ kind: 'grant-more' }] };
+  return {
+    state: { ...before, pending: [...before.pending, 'grant-more'] },
+    effects: [{ kind: 'grant-more', rules: before.pausedBy }],
+  };
 }
 
 /** A fence that does not do as it is told holds nothing any more. */

@@ -231,7 +231,7 @@ export class Driver {
       case 'slow-network':
         return this.slowNetwork();
       case 'grant-more':
-        return this.grantMore();
+        return this.grantMore(effect.rules);
       case 'answer-change':
         this.answerChange(effect.refusal);
         return null;
@@ -423,12 +423,12 @@ export class Driver {
   }
 
   /** The kernel opens first: a run that goes on into a closed door would be paused again at once. */
-  private async grantMore(): Promise<void> {
+  private async grantMore(rules: readonly string[]): Promise<void> {
     const { fence, plans, warden } = this.ports;
     const { runId, spec } = this.current;
     assert(this.lease !== null, 'a run that is paused has an address');
     const grant = adjusted(plans.grant(this.lease, spec), this.adjustment);
-    const budgets = grantedOnceMore(grant, { spec, counters: await fence.counters(runId) });
+    const budgets = grantedOnceMore(grant, { spec, rules, counters: await fence.counters(runId) });
     this.adjustment = { ...this.adjustment, budgets: { ...this.adjustment.budgets, ...budgets } };
     if (Object.keys(budgets).length > 0) await fence.change({ ...grant, ...budgets });
     warden.send({ kind: 'resume', runId });

@@ -101,7 +101,7 @@ export type RunEffect =
   /** Lowers the rate of the network of a run that is throttled. */
   | { readonly kind: 'slow-network' }
   /** Opens what the kernel has cut off for a budget that pauses, and then lets the run go on. */
-  | { readonly kind: 'grant-more' }
+  | { readonly kind: 'grant-more'; readonly rules: readonly string[] }
   | { readonly kind: 'change-watch'; readonly to: Spec }
   /** Tells who asked for a change what came of it; null: it is in force. */
   | { readonly kind: 'answer-change'; readonly refusal: ChangeRefusal | null }

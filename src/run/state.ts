@@ -41,6 +41,8 @@ export type RunState = {
   /** The breach for which the run is slowed down or stands still; a pause is said before a throttle. */
   readonly held: Breach | null;
   readonly slowedBy: Breach | null;
+  /** The rules that paused the run since it last went on. */
+  readonly pausedBy: readonly string[];
   readonly usage: Usage;
   /** Oldest first, at most LAST_DENIALS_MAX. */
   readonly lastDenials: readonly Denial[];
@@ -93,6 +95,7 @@ export function initialState(options: {
     changingTo: null,
     held: null,
     slowedBy: null,
+    pausedBy: [],
     usage: USAGE_NONE,
     lastDenials: [],
     denialsTotal: 0,
