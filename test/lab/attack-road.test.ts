@@ -45,9 +45,11 @@ describe.each(['agent', 'root'] as const)('as %s', (attacker) => {
 
   test('each gets through where nothing is fenced', { timeout: 150_000 }, async () => {
     const place = await places.openPlace(attacker);
-    const { through, output } = await runBattery(place, attacks);
+    // What needs no root was shown to be possible as the agent already.
+    const shown = attacks.filter(({ rootOnly }) => rootOnly === (attacker === 'root'));
+    const { through, output } = await runBattery(place, shown);
     await place.leave();
-    const harmless = attacks.filter(({ id, blunt }) => blunt === null && through[id]?.length === 0);
+    const harmless = shown.filter(({ id, blunt }) => blunt === null && through[id]?.length === 0);
     expect(harmless.map(({ id }) => outputOf(id, output))).toEqual([]);
   });
 

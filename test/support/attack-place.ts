@@ -9,7 +9,7 @@ import { NEVER_RANGES } from '../../src/policy/egress.ts';
 import { listenOnHost, type HostListeners } from './attack-listeners.ts';
 import type { Place } from './attack.ts';
 import { grantOf } from './grants.ts';
-import { command, docker, lab } from './lab.ts';
+import { command, docker, insideInternet, lab } from './lab.ts';
 import { until } from './until.ts';
 
 /**
@@ -140,6 +140,8 @@ export async function openPlaces(): Promise<AttackPlaces> {
       ...made,
       leave: async () => {
         for (const id of [made.container, made.neighbour]) await docker('rm', '-f', id);
+        // A server that goes on sending to a container that is gone makes this host answer for it, into the next record.
+        await insideInternet('ss', ['-t', '-K', 'dst', lab.hostAddress]);
       },
       run: async (script) => await inContainer(made.container, script),
       heard: async () => ({

@@ -41,7 +41,7 @@ export type Place = {
 
 const ATTEMPT_SECONDS_MAX = 5;
 /** So many at a time; each has its own destination, so they do not disturb each other's verdict. */
-const ATTEMPTS_AT_ONCE = 20;
+const ATTEMPTS_AT_ONCE = 36;
 const LINES_MAX = 40;
 
 type Draft = Pick<Attack, 'id' | 'attempt' | 'through'> & Partial<Attack>;
@@ -84,7 +84,7 @@ export function heardAtNeighbour(token: string): Attack['through'] {
 export async function runBattery(place: Place, attacks: readonly Attack[]): Promise<Battery> {
   const since = await mark();
   await place.heard();
-  const output = await place.run(scriptOf(attacks, place));
+  const output = await place.run(scriptOf(attacks, place.variables));
   const arrivals = await arrivalsSince(since, place);
   expect(notRun(attacks, output)).toEqual([]);
   return {
@@ -112,15 +112,15 @@ async function arrivalsSince(since: Mark, place: Place): Promise<Arrivals> {
 const TOOLS = ['curl', 'dig', 'openssl', 'ssh', 'ping', 'socat', 'nc', 'python3', 'busybox', 'hping3', 'dns2tcpc'];
 
 /** Each attempt stands between its markers; a tool that is not there is said before anything begins. */
-function scriptOf(attacks: readonly Attack[], place: Place): string {
-  const variables = Object.entries(place.variables).map(([name, value]) => `export ${name}='${value}'`);
+export function scriptOf(attacks: readonly Attack[], variables: Readonly<Record<string, string>>): string {
+  const exports = Object.entries(variables).map(([name, value]) => `export ${name}='${value}'`);
   const together = attacks.filter(({ apart }) => !apart);
   const groups = Array.from({ length: Math.ceil(together.length / ATTEMPTS_AT_ONCE) }, (_, index) =>
     together.slice(index * ATTEMPTS_AT_ONCE, (index + 1) * ATTEMPTS_AT_ONCE),
   );
   const alone = attacks.filter(({ apart }) => apart).map((each) => [each]);
   return [
-    ...variables,
+    ...exports,
     `for tool in ${TOOLS.join(' ')}; do command -v $tool >/dev/null || echo "no tool $tool"; done`,
     'cd "$(mktemp -d)" || exit',
     ...[...groups, ...alone].map((group) =>
@@ -147,7 +147,7 @@ const quoted = (text: string): string => `'${text.replaceAll(`'`, `'\\''`)}'`;
 const MISSING = /(?:: not found$|can't open file|^no tool |Traceback)/;
 
 /** Attempts that were not made: a verdict on them would be worth nothing. */
-function notRun(attacks: readonly Attack[], output: string): readonly string[] {
+export function notRun(attacks: readonly Attack[], output: string): readonly string[] {
   const lines = output.split('\n');
   const marked = new Set(lines);
   return [
