@@ -13,6 +13,8 @@ export type Probe =
       readonly port: number;
       readonly send?: string;
       readonly sendBytes?: number;
+      /** What is sent is not sent back: the other side only says that it has it. */
+      readonly oneWay?: boolean;
       readonly from?: string;
     }
   | {
@@ -99,9 +101,11 @@ async function perform(probe: Probe): Promise<Omit<ProbeResult, 'ms'>> {
 
 function tcp(probe: Extract<Probe, { probe: 'tcp' }>): Promise<Omit<ProbeResult, 'ms'>> {
   return new Promise((resolve) => {
-    const message = probe.sendBytes === undefined ? (probe.send ?? 'hello') : 'x'.repeat(probe.sendBytes);
+    const text = probe.sendBytes === undefined ? (probe.send ?? 'hello') : 'x'.repeat(probe.sendBytes);
+    const message = probe.oneWay === true ? `PUT ${text.length} ${text}` : text;
     const wanted = /^GET ([0-9]+)/.exec(message);
-    const enough = wanted === null ? message.length : Number(wanted[1]);
+    const answer = probe.oneWay === true ? 'done' : message;
+    const enough = wanted === null ? answer.length : Number(wanted[1]);
     const socket = connect({
       host: probe.host,
       port: probe.port,
