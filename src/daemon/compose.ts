@@ -26,6 +26,7 @@ import { VERSION } from '../core/version.ts';
 import { ApprovalDesk, type AskingRun } from './approvals.ts';
 import { adoptRuns, replayAfterlife } from './adoption.ts';
 import { sendCheckpoints } from './checkpoint-desk.ts';
+import { checkAgain } from './config-check.ts';
 import { loadConfig, type DaemonConfig } from './config.ts';
 import { FenceGuard } from './fence-guard.ts';
 import { HostDesk } from './host-desk.ts';
@@ -41,10 +42,13 @@ import { lockFence } from './fence-lock.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { NoticeDesk } from './notice-desk.ts';
+import { openNotifier, type Notifier } from './notify.ts';
 import { portsFor, type HostParts } from './run-ports.ts';
 import { RunTable, type RunEntry } from './run-table.ts';
 import { SecretStore } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
+import { TrustDesk } from './trust-desk.ts';
+import { TrustStore } from './trust.ts';
 import { upstreamsOf } from './upstreams.ts';
 
 export type DaemonOptions = {
@@ -58,6 +62,10 @@ export type DaemonOptions = {
 export type RunningDaemon = {
   /** Ends every run unless `onStop` says to keep them, then everything else. */
   stop(): Promise<void>;
+  /** Leaves every run to the kernel, the warden and the next daemon, whatever `onStop` says: for an upgrade. */
+  handOver(): Promise<void>;
+  /** Reads the configuration again and says in the log what of it needs a restart. Never rejects. */
+  reload(): Promise<void>;
   /** Resolves when the daemon has ended, rejects when it had to. */
   readonly done: Promise<void>;
 };
@@ -73,8 +81,9 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     pino.destination({ fd: 2, sync: true }),
   );
   const closers: (() => Promise<void>)[] = [];
+  const notifier = openNotifier(process.env, log);
   try {
-    return await assemble(options, log, closers);
+    return await assemble(options, { log, notifier }, closers);
   } catch (error) {
     await closeAll(closers, log);
     throw error;
@@ -91,7 +100,13 @@ async function closeAll(closers: (() => Promise<void>)[], log: Log): Promise<voi
   }
 }
 
-async function assemble(options: DaemonOptions, log: Log, closers: (() => Promise<void>)[]): Promise<RunningDaemon> {
+type Voices = { readonly log: Log; readonly notifier: Notifier };
+
+async function assemble(
+  options: DaemonOptions,
+  { log, notifier }: Voices,
+  closers: (() => Promise<void>)[],
+): Promise<RunningDaemon> {
   const { statePath, socketPath } = options;
   const config = await loadConfig(options.configPath, { required: options.configRequired });
   const sinks = await readSinks(config.sinks);
@@ -130,12 +145,20 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   const outbox = await openAlerts({ statePath, sinks, ledger, log });
   closers.push(() => outbox.close());
 
-  const hooks: Hooks = { onReport: () => undefined, onLost: () => undefined, onAsked: () => undefined };
-  const warden = await openWarden(options, config, hooks);
+  const hooks: Hooks = {
+    onReport: () => undefined,
+    onLost: () => undefined,
+    onAsked: () => undefined,
+    onGateRestarted: () => undefined,
+  };
+  const warden = await openWarden(options, config, { hooks, notifier });
   closers.push(() => warden.stop());
   const { fence, gate } = await openFence({ config, statePath, engine, warden, log, hooks });
   closers.push(() => gate.close());
   const secretStore = await SecretStore.open(join(dirname(socketPath), 'secrets'));
+  const trustStore = await TrustStore.open(join(dirname(socketPath), 'trust'));
+  const trust = new TrustDesk({ gate, store: trustStore, log });
+  hooks.onGateRestarted = () => void trust.restage();
   const keepRuns = config.onStop === 'keep';
 
   const table = new RunTable();
@@ -168,6 +191,7 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
     incidents,
     notices,
     secretStore,
+    trust,
     places: { forbidden: [statePath, dirname(socketPath), engineFacts.rootDirectory] },
     sharedSecretFolders: [SHARED_SECRETS_FOLDER],
   };
@@ -273,10 +297,14 @@ async function assemble(options: DaemonOptions, log: Log, closers: (() => Promis
   });
   await server.listen();
   log.info({ socketPath, statePath, engine: engineFacts.version }, 'daemon started');
-  return running({ keepRuns, server, supervisor, ledger, closers, log, failed });
+  notifier.ready(`engine ${engineFacts.version}, ${adopted.size} runs taken over`);
+  return running({ options, config, keepRuns, server, supervisor, ledger, closers, log, notifier, failed });
 }
 
 type Running = {
+  readonly options: DaemonOptions;
+  readonly config: DaemonConfig;
+  readonly notifier: Notifier;
   readonly keepRuns: boolean;
   readonly server: ApiServer;
   readonly supervisor: Supervisor;
@@ -286,9 +314,11 @@ type Running = {
   readonly failed: PromiseWithResolvers<void>;
 };
 
-function running({ keepRuns, server, supervisor, ledger, closers, log, failed }: Running): RunningDaemon {
+function running(parts: Running): RunningDaemon {
+  const { server, supervisor, ledger, closers, log, notifier, failed } = parts;
   let stopped: Promise<void> | null = null;
-  const stop = async (): Promise<void> => {
+  const stop = async (keepRuns: boolean): Promise<void> => {
+    notifier.stopping();
     // Runs end while their callers are still connected, so that an attached caller hears the outcome.
     await (keepRuns ? supervisor.leave() : supervisor.stopAll());
     await server.close();
@@ -298,7 +328,13 @@ function running({ keepRuns, server, supervisor, ledger, closers, log, failed }:
     log.info({}, 'daemon stopped');
   };
   return {
-    stop: () => (stopped ??= stop()),
+    stop: () => (stopped ??= stop(parts.keepRuns)),
+    handOver: () => (stopped ??= stop(true)),
+    reload: async () => {
+      notifier.reloading();
+      await checkAgain({ ...parts.options, current: parts.config, log });
+      notifier.ready('configuration read again');
+    },
     done: failed.promise,
   };
 }
@@ -325,6 +361,7 @@ type Hooks = {
   onReport(report: WardenReport): void;
   onLost(detail: string): void;
   onAsked(address: string, request: HeldRequest & { readonly kind: 'name' }): void;
+  onGateRestarted(): void;
 };
 
 /** Root, and the members of the configured group; without one, whoever launched the run. */
@@ -343,13 +380,18 @@ function askingRun(entry: RunEntry | undefined): AskingRun | null {
   return alive ? { spec, launchedBy: entry.caller } : null;
 }
 
-function openWarden(options: DaemonOptions, config: DaemonConfig, hooks: Hooks): Promise<WardenClient> {
+function openWarden(
+  options: DaemonOptions,
+  config: DaemonConfig,
+  { hooks, notifier }: { readonly hooks: Hooks; readonly notifier: Notifier },
+): Promise<WardenClient> {
   return startWarden({
     directory: join(options.statePath, 'warden'),
     nflogGroup: config.fence.nflogGroup,
     silenceSet: FENCE_SETS.bridge,
     trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress, connections: FENCE_SETS.connections },
     egressHeldByKernel: true,
+    watchdog: notifier.watchdog,
     onReport: (report) => hooks.onReport(report),
     onLost: (detail) => hooks.onLost(detail),
   });
@@ -378,6 +420,7 @@ async function openFence(parts: {
     },
     wardenPipe: warden.feedSocket,
     onAsked: (address, request) => hooks.onAsked(address, request),
+    onRestarted: () => hooks.onGateRestarted(),
     log,
   });
   const fence = createFence({

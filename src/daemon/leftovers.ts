@@ -10,12 +10,14 @@ import { listRunCgroups, removeRunCgroup } from '../meter/cgroup.ts';
 import { LABEL_RUN } from '../run/plan.ts';
 import { reconcile } from './reconcile.ts';
 import type { SecretStore } from './secrets.ts';
+import type { TrustDesk } from './trust-desk.ts';
 
 export type LeftoverParts = {
   readonly engine: Engine;
   readonly fence: Fence;
   readonly ledger: Ledger;
   readonly secretStore: SecretStore;
+  readonly trust: Pick<TrustDesk, 'collectGarbage'>;
   readonly log: Log;
 };
 
@@ -48,6 +50,7 @@ export async function removeLeftovers(
   for (const id of todo.networkIds) await remove(`network ${id.slice(0, 12)}`, () => engine.removeNetwork(id));
   for (const runId of todo.cgroupRunIds) await remove(`cgroup ${runId}`, () => removeRunCgroup(runId));
   for (const runId of await secretStore.collectGarbage(known.aliveRunIds)) removed.push(`secrets of ${runId}`);
+  for (const runId of await parts.trust.collectGarbage(known.aliveRunIds)) removed.push(`trust of ${runId}`);
   for (const run of todo.ended)
     await ledger.append({
       kind: 'run.ended',

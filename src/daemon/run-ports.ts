@@ -25,6 +25,8 @@ import type { NoticeDesk } from './notice-desk.ts';
 import { placing, refusalOf } from './refusal.ts';
 import { readSecrets, type SecretStore } from './secrets.ts';
 import type { NewRun } from './supervisor.ts';
+import { inspects, readImageTrust, type StagedTrust } from './trust.ts';
+import type { TrustDesk } from './trust-desk.ts';
 
 const KILL_LOOK_MS = 5;
 
@@ -39,6 +41,7 @@ export type HostParts = {
   readonly incidents: IncidentDesk;
   readonly notices: NoticeDesk;
   readonly secretStore: SecretStore;
+  readonly trust: TrustDesk;
   readonly places: HostPlaces;
   /** Folders of root whose secrets every caller may grant. */
   readonly sharedSecretFolders: readonly string[];
@@ -66,6 +69,8 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
   const cgroupParent = cgroupParentOf(runId, engineFacts.cgroupDriver);
   const binds = mounts.map((mount, index) => bindOf(mount, spec.mounts[index]?.path ?? ''));
   const fromSeq = ledger.head().seq + 1;
+  const imageTrust = inspects(spec) ? await readImageTrust(engine, image, spec) : null;
+  let trust: StagedTrust | null = null;
   let secretsFolder = run.adopted && spec.secrets.length > 0 ? secretStore.staged(runId) : null;
   return {
     engine,
@@ -85,6 +90,7 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
           lease,
           binds,
           secretsFolder,
+          ...(trust === null ? {} : { trustBinds: trust.binds }),
           cgroupParent,
           tty: request.attach && request.tty,
           stdin: request.attach && request.stdin,
@@ -104,7 +110,12 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
       if (secrets.length > 0) secretsFolder = await secretStore.stage({ runId, user: spec.user, secrets });
       return { unstage: () => secretStore.unstage(runId) };
     },
-    readBack: (target) => readBack({ ...target, spec, mounts, hostNamespaces }, parts),
+    async stageTrust({ address }) {
+      if (imageTrust === null) return { unstage: async () => undefined };
+      trust = await parts.trust.stage(runId, { address, trust: imageTrust });
+      return { unstage: () => parts.trust.unstage(runId) };
+    },
+    readBack: (target) => readBack({ ...target, spec, mounts, hostNamespaces, trust }, parts),
     fenceFindings: () => fenceFindings(fence),
     openIncident: (state, incidentId) => incidents.open(state, incidentId, { caller, labels: run.labels, fromSeq }),
     notifyHeld: (state, breach) => notices.held(state, breach),
@@ -185,10 +196,11 @@ type ReadBackTarget = {
   readonly spec: Spec;
   readonly mounts: readonly CheckedMount[];
   readonly hostNamespaces: Readonly<Record<string, string>>;
+  readonly trust: StagedTrust | null;
 };
 
 async function readBack(target: ReadBackTarget, { engine }: HostParts): Promise<ReadBack> {
-  const { plan, spec, mounts, hostNamespaces } = target;
+  const { plan, spec, mounts, hostNamespaces, trust } = target;
   const before = await engine.inspectContainer(target.containerId);
   // The process is looked at last: one that is still there had its cgroup until then.
   const held = before.pid === null ? null : readKernel(before.pid);
@@ -198,9 +210,10 @@ async function readBack(target: ReadBackTarget, { engine }: HostParts): Promise<
   // The pid was the agent's for as long as the container still has it afterwards.
   const container = process === null ? before : await engine.inspectContainer(target.containerId);
   const stillIts = container.pid !== null && container.pid === before.pid;
-  const mountLocations = Object.fromEntries(
-    mounts.map((mount, index) => [spec.mounts[index]?.path ?? '', mount.location]),
-  );
+  const mountLocations = {
+    ...Object.fromEntries(mounts.map((mount, index) => [spec.mounts[index]?.path ?? '', mount.location])),
+    ...trust?.locations,
+  };
   const mismatches = compareLaunch({
     plan,
     container,

@@ -52,6 +52,8 @@ export type GateClientParts = {
   readonly onAsked?: (address: string, request: NameRequest) => void;
   /** Bytes of one name through the checker since the last report. */
   readonly onPassed?: (passed: GatePassed) => void;
+  /** A gate that died has a successor that listens. Authorities died with it. */
+  readonly onRestarted?: () => void;
 };
 
 export type GatePassed = Omit<Extract<GateReport, { kind: 'passed' }>, 'kind'>;
@@ -143,10 +145,13 @@ export function createGateClient(parts: GateClientParts): GateClient {
     restartTimer = setTimeout(() => {
       restarts += 1;
       restartMs = Math.min(restartMs * 2, RESTART_MS_MAX);
-      launch().catch((error: unknown) => {
-        parts.log.error({ error, restarts }, 'the DNS gate could not be started again');
-        if (!closing) scheduleRestart();
-      });
+      launch().then(
+        () => parts.onRestarted?.(),
+        (error: unknown) => {
+          parts.log.error({ error, restarts }, 'the DNS gate could not be started again');
+          if (!closing) scheduleRestart();
+        },
+      );
     }, restartMs);
   };
 

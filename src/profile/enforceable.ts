@@ -19,12 +19,6 @@ export function unenforceable(spec: Spec): readonly Unenforceable[] {
   if (limits.ioBytesPerSecond !== null) refuse(['limits', 'io'], 'nothing limits the rate of the disks');
   if (limits.gpu !== null) refuse(['limits', 'gpu'], 'no GPU is granted or measured');
   if (budget.gpuMs !== null) refuse(['budget', 'gpu'], 'no GPU is measured');
-  for (const list of ['allow', 'ask'] as const) {
-    spec.egress[list].forEach((rule, index) => {
-      if (rule.kind !== 'name' || !rule.inspect) return;
-      refuse(['egress', list, index, 'inspect'], 'nothing looks inside TLS');
-    });
-  }
   spec.mounts.forEach((mount, index) => {
     if (mount.sizeBytesMax !== null) refuse(['mounts', index, 'size'], 'the size of a mount is not limited');
   });

@@ -268,6 +268,7 @@ export class Driver {
       case 'fence':
         teardown.add('fence', () => ports.fence.disarm(runId));
         await ports.fence.arm(ports.plans.grant(lease, this.current.spec));
+        await this.stageTrust(lease);
         break;
       case 'shape':
         // What it puts on the bridge goes with the bridge.
@@ -307,6 +308,7 @@ export class Driver {
     this.parentPaths = await cgroups.make(runId);
     const grant = plans.grant(lease, spec);
     await fence.arm(grant);
+    await this.stageTrust(lease);
     if (grant.bandwidthBitsPerSecond !== null) await fence.shape(grant);
     this.fenceFindings = ports.fenceFindings();
     await warden.watch(plans.watch(lease, this.parentPaths, spec));
@@ -317,6 +319,11 @@ export class Driver {
     this.attached.resolve(null);
     this.post({ kind: 'adopted' });
     if (pid === null || leafPaths === null) await this.countShortLife(containerId);
+  }
+
+  private async stageTrust(lease: FenceLease): Promise<void> {
+    const staged = await this.ports.stageTrust(lease);
+    this.teardown.add('trust', () => staged.unstage());
   }
 
   private async createContainer(): Promise<void> {

@@ -17,6 +17,8 @@ export type RunPorts = {
   readonly plans: RunPlans;
   /** Puts the secrets where only the agent can read them; returns what removes them again. */
   stageSecrets(): Promise<{ unstage(): Promise<void> }>;
+  /** Makes the run's own authority known to its container, where the profile inspects; the fence is armed by then. */
+  stageTrust(lease: FenceLease): Promise<{ unstage(): Promise<void> }>;
   /** Compares what the kernel and the engine hold with the plan. An empty list: everything is in force. */
   readBack(options: { readonly containerId: string; readonly plan: ContainerPlan }): Promise<ReadBack>;
   /** Reads the base rules of the fence back: what is not as it must be. Never rejects; not being able to read is a finding. */
