@@ -180,11 +180,6 @@ describe('what this version or this host cannot hold', () => {
   const limits = (more: string): ProfileLines => ({ limits: `{ cpu: 1, memory: 64MiB, pids: 16, ${more} }` });
   refuses('a rate of the disks', limits('io: 50MiB/s'), later('6:48', 'limits.io'));
   refuses('a GPU', limits('gpu: { count: 1 }'), later('6:49', 'limits.gpu'));
-  refuses(
-    'a look inside TLS',
-    { egress: '{ allow: [{ to: api.example.com, inspect: true }] }' },
-    later('8:51', 'egress.allow[0].inspect'),
-  );
   it('a size of a mount', async () => {
     const file = writeProfile(at('profile.yaml'), { mounts: `[{ host: ${at('plain')}, path: /w, size: 1GiB }]` });
     const column = `mounts: [{ host: ${at('plain')}, path: /w, size: `.length + 1;
