@@ -50,12 +50,30 @@ engine_apt() {
     -o "Dir::State::status=$folder/status" -o "Dir::Cache=$folder" -o "Dir::Cache::archives=$folder/archives" "$@"
 }
 
-# The words that go before dockerd. What others mount on the host is seen by the engine, and not the other way round.
+# The words that go before dockerd. What others of the lab mount is seen by the engine, and not the other way round.
 engine_prefix() {
   [[ -n $1 ]] || return 0
   # shellcheck disable=SC2016 # the inner shell expands these
-  printf '%s\0' unshare --mount --propagation slave sh -c \
+  printf '%s\0' nsenter "--mount=/proc/$(lab_pid mounts)/ns/mnt" unshare --mount --propagation slave sh -c \
     'mount --bind "$1/usr" /usr && shift && exec "$@"' engine "$(engine_folder "$1")"
+}
+
+# Mounts that are made on the machine after the engine's start would not reach it, since most machines share none. So
+# everything in the lab lives among mounts of its own, and those are shared.
+start_mounts() {
+  start mounts nsenter "--net=/run/netns/$host_ns" unshare --mount --propagation private \
+    sh -c 'mount --make-rshared / && exec sleep infinity'
+  wait_for mounts 5 mounts_are_shared
+}
+
+mounts_are_shared() { awk '$5 == "/" && / shared:/ { found = 1 } END { exit !found }' "/proc/$(lab_pid mounts)/mountinfo"; }
+
+# The words that go before a command in the lab.
+mounts_prefix() {
+  local pid
+  pid=$(lab_pid mounts) || return 0
+  # Entering mounts leads to their root folder.
+  printf '%s\0' nsenter "--mount=/proc/$pid/ns/mnt" env --chdir="$PWD"
 }
 
 # Data of one engine is not for another: images are loaded again instead.

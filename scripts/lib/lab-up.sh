@@ -146,6 +146,7 @@ start_world() {
 
 start_engine() {
   local -a prefix=()
+  if [[ -n $1 ]]; then start_mounts; fi
   mapfile -d '' -t prefix < <(engine_prefix "$1")
   # cgroupfs also where systemd manages the host: the lab's groups stay apart from the machine's.
   # 198.18.0.0/15 is set aside for tests of network devices, so it collides with nobody's network.
