@@ -160,6 +160,7 @@ class HostFence implements Fence {
       // Armed twice with different addresses, a run has what both opened.
       this.#runs.set(runId, { grant, entriesKnown: before?.entriesKnown === true && before.grant === null });
       await this.#options.gate.grant(address, grant.names);
+      if (grant.bandwidthBitsPerSecond !== null) await this.#shaper.promise(grant.lease, grant.bandwidthBitsPerSecond);
       await openGrant(grant, this.#sets());
     });
   }

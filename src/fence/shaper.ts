@@ -43,6 +43,17 @@ export class Shaper {
     this.#parts = parts;
   }
 
+  /**
+   * A bandwidth was promised: until it is in force nothing passes. What an earlier process put in force still holds.
+   */
+  async promise(lease: FenceLease, bitsPerSecond: number): Promise<void> {
+    const { runId, bridge, address } = lease;
+    if (this.#shapes.has(runId)) return;
+    const ports = hostDevices().has(bridge) ? await portsOf(bridge) : [];
+    if (ports.length > 0 && (await shapeFindings([{ bridge, bitsPerSecond, ports }])).length === 0) return;
+    this.#parts.ipset().add(FENCE_SETS.waiting, { kind: 'ip', address });
+  }
+
   /** In force when it resolves, or as soon as there is something to hold and not before that. */
   async apply(lease: FenceLease, bitsPerSecond: number): Promise<void> {
     const { runId, bridge, address } = lease;

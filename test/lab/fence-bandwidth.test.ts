@@ -79,9 +79,10 @@ test('lets nothing pass before the bandwidth is in force, and says nothing of it
   const late = await world.addAgent('rfffffffffff3', 'unplugged');
   const addresses = [addressGrant(GOOD, [HTTPS])];
   const grant = grantOf({ lease: late.lease, addresses, bandwidthBitsPerSecond: BITS_PER_SECOND });
-  await world.arm(late, { addresses });
-  await world.call({ call: 'shape', grant });
+  await world.call({ call: 'arm', grant });
   const waiting = async (): Promise<string> => (await world.host.run('ipset', ['save', 'rf-waiting'])).stdout;
+  expect(await waiting()).toContain(late.lease.address);
+  await world.call({ call: 'shape', grant });
   expect(await waiting()).toContain(late.lease.address);
   await world.call({ call: 'packets' });
   await late.plug();
@@ -93,6 +94,14 @@ test('lets nothing pass before the bandwidth is in force, and says nothing of it
   await world.host.run('ipset', ['add', 'rf-waiting', late.lease.address]);
   expect(await late.probe([toGood])).toMatchObject([{ ok: false, code: 'TIMEOUT' }]);
   expect(await world.call({ call: 'packets' })).toMatchObject({ packets: [] });
+  await world.host.run('ipset', ['del', 'rf-waiting', late.lease.address]);
+  // The next daemon finds it in force, and interrupts nothing.
+  await world.restartHost();
+  await world.call({ call: 'install' });
+  await world.call({ call: 'arm', grant });
+  expect(await waiting()).not.toContain(late.lease.address);
+  await world.call({ call: 'shape', grant });
+  expect(await late.probe([toGood])).toMatchObject([{ ok: true }]);
   await world.call({ call: 'disarm', runId: late.lease.runId });
   expect(await waiting()).not.toContain(late.lease.address);
 });

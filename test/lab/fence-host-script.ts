@@ -170,7 +170,11 @@ async function perform(request: HostCall): Promise<unknown> {
       return { packets, lost: nflog.lost() };
     }
     case 'denials':
-      return denials.splice(0).map((line) => JSON.parse(line) as unknown);
+      // The gate also says what a name led to; that is for whoever explains, and no denial.
+      return denials.splice(0).flatMap((line) => {
+        const value = JSON.parse(line) as { readonly denial?: unknown };
+        return value.denial === undefined ? [] : [value];
+      });
     case 'asked':
       return asked.splice(0);
     default:

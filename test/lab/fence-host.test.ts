@@ -12,7 +12,7 @@ beforeEach(async () => {
 });
 afterEach(async () => await world.remove());
 
-const RUNS = 150;
+const RUNS = 40;
 const RULES = 50;
 
 test('sets up and takes down a host full of runs, also after a crash, and nothing is inherited', async () => {

@@ -47,6 +47,8 @@ export type Probe =
     }
   /** One connection to each, side by side; `bytes` of the result is how many were accepted. */
   | { readonly probe: 'volley'; readonly targets: readonly (readonly [string, number])[] }
+  /** All side by side; `bytes` of the result is how many succeeded. */
+  | { readonly probe: 'together'; readonly probes: readonly Probe[] }
   | { readonly probe: 'wait'; readonly forMs: number };
 
 export type ProbeResult = {
@@ -91,6 +93,11 @@ async function perform(probe: Probe): Promise<Omit<ProbeResult, 'ms'>> {
       return await burst(probe);
     case 'volley':
       return await volley(probe.targets, { atOnce: probe.targets.length, timeoutMs: VOLLEY_TIMEOUT_MS });
+    case 'together': {
+      const results = await Promise.all(probe.probes.map((each) => perform(each)));
+      const succeeded = results.filter(({ ok }) => ok).length;
+      return outcome({ ok: succeeded === results.length, bytes: succeeded });
+    }
     case 'wait':
       await new Promise((resolve) => setTimeout(resolve, probe.forMs));
       return outcome({ ok: true });
