@@ -15,6 +15,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   kernel: ['core'],
   engine: ['core', 'kernel', 'profile', 'policy'],
   meter: ['core', 'kernel', 'profile', 'policy'],
+  gpu: ['core', 'kernel', 'profile', 'policy'],
   fence: ['core', 'kernel', 'profile', 'policy', 'gate/client.ts'],
   gate: ['core', 'kernel', 'profile', 'policy', 'checker/messages.ts'],
   checker: ['core', 'kernel', 'profile', 'policy'],
@@ -44,6 +45,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'meter',
     'fence',
     'gate',
+    'gpu',
     'warden',
     'ledger',
     'alert',
@@ -71,6 +73,9 @@ const PURE = [
   'checker/response.ts',
   'checker/refusal.ts',
   'gate/verdict.ts',
+  'gpu/integrate.ts',
+  'gpu/leases.ts',
+  'gpu/pattern.ts',
   'daemon/reconcile.ts',
   'api/contract.ts',
 ];
@@ -78,7 +83,7 @@ const PURE = [
 const PURE_PACKAGES = ['zod', 'yaml'];
 
 /** The program, and the processes of it that must not outlive the channel to their parent. */
-const PROCESS_ENTRIES = ['main.ts', 'gate/process.ts', 'checker/process.ts'];
+const PROCESS_ENTRIES = ['main.ts', 'gate/process.ts', 'checker/process.ts', 'gpu/process.ts'];
 
 type Import = { readonly file: string; readonly target: string; readonly typeOnly: boolean };
 

@@ -1,0 +1,114 @@
+import type { GpuDevice } from '../core/ports/gpu.ts';
+import { formatBytes } from '../core/units.ts';
+import type { GpuGrant } from '../profile/spec.ts';
+
+/**
+ * Which devices a run gets. A device belongs to one run, unless every run that has it said `share`. Pure: the same
+ * devices and leases give the same answer.
+ */
+export type GpuLease = { readonly devices: readonly string[]; readonly share: boolean };
+
+export type GpuChoice =
+  | { readonly ok: true; readonly lease: GpuLease }
+  | {
+      readonly ok: false;
+      /** Below `limits.gpu`: `count`, `mig`, `memory`, `devices` and a place in it. */
+      readonly keys: readonly (string | number)[];
+      readonly message: string;
+      /** Whether other runs ending would change it. */
+      readonly busy: boolean;
+    };
+
+export function chooseDevices(
+  grant: GpuGrant,
+  options: {
+    readonly devices: readonly GpuDevice[];
+    readonly leases: ReadonlyMap<string, GpuLease>;
+    /** Devices on which something of an ended run is still there, and others that must not be given. */
+    readonly suspect: ReadonlySet<string>;
+  },
+): GpuChoice {
+  const isFree = (device: GpuDevice): boolean => freeFor(grant, device, options);
+  const chosen =
+    grant.mig !== null ? byProfile(grant.mig, options.devices, isFree) : whole(grant, options.devices, isFree);
+  if (!chosen.ok) return chosen;
+  const memoryBytes = chosen.devices.reduce((sum, device) => sum + device.memoryBytes, 0);
+  if (grant.memoryBytesMax !== null && grant.memoryBytesMax > memoryBytes) {
+    const what =
+      chosen.devices.length === 1 ? `the memory of ${chosen.devices[0]?.uuid}` : 'the memory of these devices';
+    const message = `must be at most ${formatBytes(memoryBytes)}, ${what}, got ${formatBytes(grant.memoryBytesMax)}`;
+    return { ok: false, keys: ['memory'], message, busy: false };
+  }
+  return { ok: true, lease: { devices: chosen.devices.map(({ uuid }) => uuid), share: grant.share } };
+}
+
+type Chosen = { readonly ok: true; readonly devices: readonly GpuDevice[] } | Extract<GpuChoice, { ok: false }>;
+
+function byProfile(profile: string, devices: readonly GpuDevice[], isFree: (device: GpuDevice) => boolean): Chosen {
+  const slices = devices.filter(({ migProfile }) => migProfile !== null);
+  const fitting = slices.filter(({ migProfile }) => migProfile === profile);
+  if (fitting.length === 0)
+    return { ok: false, keys: ['mig'], message: noSlice(profile, devices, slices), busy: false };
+  const free = fitting.find(isFree);
+  if (free !== undefined) return { ok: true, devices: [free] };
+  const message = `must be free: all ${fitting.length} slices ${profile} of this host are in use`;
+  return { ok: false, keys: ['mig'], message, busy: true };
+}
+
+function noSlice(profile: string, devices: readonly GpuDevice[], slices: readonly GpuDevice[]): string {
+  if (slices.length > 0) {
+    const has = [...new Set(slices.map(({ migProfile }) => migProfile))].toSorted().join(', ');
+    return `must be a slice that this host has: ${has}; got ${profile}`;
+  }
+  const cards = devices.filter(({ parentUuid }) => parentUuid === null);
+  const able = cards.some(({ mig }) => mig !== 'unsupported');
+  const why = able ? 'MIG is off, or no slice was made' : 'no GPU of this host can be sliced';
+  return `must be left out on this host: ${why}; got ${profile}`;
+}
+
+function whole(grant: GpuGrant, devices: readonly GpuDevice[], isFree: (device: GpuDevice) => boolean): Chosen {
+  // A card with MIG on is its slices; as a whole it cannot be used.
+  const cards = devices.filter(({ parentUuid, mig }) => parentUuid === null && mig !== 'on');
+  if (grant.count === null) return named(grant.devices, devices, isFree);
+  const free = cards.filter(isFree);
+  if (grant.count <= free.length) return { ok: true, devices: free.slice(0, grant.count) };
+  const offer = `${free.length} free of ${cards.length} on this host`;
+  return {
+    ok: false,
+    keys: ['count'],
+    message: `must be at most ${offer}, got ${grant.count}`,
+    busy: grant.count <= cards.length,
+  };
+}
+
+function named(
+  uuids: readonly string[],
+  devices: readonly GpuDevice[],
+  isFree: (device: GpuDevice) => boolean,
+): Chosen {
+  const chosen: GpuDevice[] = [];
+  for (const [index, uuid] of uuids.entries()) {
+    const device = devices.find((each) => each.uuid === uuid);
+    const refuse = (message: string, busy: boolean): Chosen => ({ ok: false, keys: ['devices', index], message, busy });
+    if (device === undefined) {
+      const has = devices.map((each) => each.uuid).join(', ') || 'none';
+      return refuse(`must be a GPU of this host (it has ${has}), got ${uuid}`, false);
+    }
+    if (device.parentUuid === null && device.mig === 'on')
+      return refuse(`must be one of its slices, because MIG is on for ${uuid}`, false);
+    if (!isFree(device)) return refuse(`must be free, and ${uuid} is not`, true);
+    if (chosen.includes(device)) return refuse('must not be there twice', false);
+    chosen.push(device);
+  }
+  return { ok: true, devices: chosen };
+}
+
+function freeFor(
+  grant: GpuGrant,
+  { uuid, problem }: GpuDevice,
+  { leases, suspect }: { readonly leases: ReadonlyMap<string, GpuLease>; readonly suspect: ReadonlySet<string> },
+): boolean {
+  if (problem !== null || suspect.has(uuid)) return false;
+  const holders = [...leases.values()].filter(({ devices }) => devices.includes(uuid));
+  return holders.every(({ share }) => share && grant.share);
+}
