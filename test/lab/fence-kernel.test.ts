@@ -42,6 +42,9 @@ const WRITTEN = {
 } as const;
 const BRIDGE = { kind: 'net,iface', network: '10.213.0.0', prefixLength: 30, device: 'rf-abcdefgh' } as const;
 
+/** The kernel counts down in ticks, and rounds down. */
+const justBelow42 = (seconds: unknown): boolean => Number(seconds) <= 42 && Number(seconds) > 30;
+
 test('adds, finds, lists and removes an entry of each kind, and finds no neighbour of it', async () => {
   const results = await perform([
     { step: 'test', set: 't-learned', entry: LEARNED },
@@ -69,7 +72,7 @@ test('adds, finds, lists and removes an entry of each kind, and finds no neighbo
     false,
     false,
     false,
-    [{ entry: LEARNED, timeoutSeconds: 42, bytes: null, packets: null }],
+    [{ entry: LEARNED, timeoutSeconds: expect.toSatisfy(justBelow42), bytes: null, packets: null }],
     'removed',
     'removed',
     false,
