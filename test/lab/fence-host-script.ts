@@ -58,7 +58,7 @@ const log = {
 };
 const denials: string[] = [];
 const asked: unknown[] = [];
-const folder = mkdtempSync(join(tmpdir(), 'rft-'));
+const folder = mkdtempSync(join(setup.stateDirectory ?? tmpdir(), 'rft-'));
 const wardenPipe = await pairedPipe();
 const gate = createGateClient({
   config: {
