@@ -66,7 +66,7 @@ const CAPABILITIES: Readonly<Record<Attacker, readonly string[]>> = {
 /** It listens on a TCP and a UDP port and says what it hears. */
 const LISTENER = `socat -u UDP-RECV:8001 STDOUT & exec socat -u TCP-LISTEN:8000,fork,reuseaddr STDOUT`;
 
-export async function openPlaces(): Promise<AttackPlaces> {
+export async function openPlaces(options: Partial<typeof RULE_OPTIONS> = {}): Promise<AttackPlaces> {
   const folder = mkdtempSync(join(tmpdir(), 'ringfence-attack-'));
   const listeners = await listenOnHost();
   const gate = createGateClient({
@@ -83,6 +83,7 @@ export async function openPlaces(): Promise<AttackPlaces> {
   });
   const fence = createFence({
     ...RULE_OPTIONS,
+    ...options,
     listSubnets: () => Promise.resolve([]),
     gate,
     stateDirectory: folder,
