@@ -1,10 +1,17 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { DOCS, GIT, GRANTED_ROADS, ROADS, UNASKED, WRITTEN, WRITTEN_FTP } from '../support/attack-road.ts';
 import { checkedName, TLS } from '../support/attack-grants.ts';
-import { openPlaces, type AttackPlaces, type Grant } from '../support/attack-place.ts';
+import {
+  inContainer,
+  openPlaces,
+  type AttackPlaces,
+  type ContainerPlace,
+  type Grant,
+} from '../support/attack-place.ts';
 import { addressGrant, HTTPS } from '../support/grants.ts';
 import { gotThrough, outputOf, runBattery, unexplained } from '../support/attack.ts';
-import { lab } from '../support/lab.ts';
+import { docker, insideInternet, lab } from '../support/lab.ts';
+import { until } from '../support/until.ts';
 import { leaksSince, snapshot, type Snapshot } from '../support/leak-check.ts';
 
 /**
@@ -62,5 +69,21 @@ describe.each(['agent', 'root'] as const)('as %s', (attacker) => {
       [],
     );
     expect(await places.fence.verify()).toEqual({ kind: 'in-force' });
+    expect(await heardFromElsewhere(place)).toEqual(['itself']);
+    await place.leave();
   });
 });
+
+/** What the agent's own listener hears when its neighbour, the host's internet and the agent itself dial it. */
+async function heardFromElsewhere(place: ContainerPlace): Promise<readonly string[]> {
+  const dial = (address: string, word: string): string => `echo ${word} | nc -n -N -w 1 ${address} 8000 || true`;
+  const address = place.variables['SELF'] ?? '';
+  await place.heard();
+  await inContainer(place.neighbour, dial(address, 'neighbour'));
+  await insideInternet('timeout', ['2', 'bash', '-c', `echo outside >/dev/tcp/${address}/8000`]);
+  await inContainer(place.container, dial('127.0.0.1', 'itself'));
+  await until('the agent hears itself', async () => (await docker('logs', place.container)).includes('itself'), {
+    deadlineMs: 5_000,
+  });
+  return (await place.heard()).atAgent;
+}

@@ -215,17 +215,12 @@ const rows: Row[] = [];
 /** For docs/attacks.md: cases down, layers across; how often each was tried, and what of it arrived. */
 function tableOf(all: readonly Row[]): string {
   const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+  const cell = (row: Row, name: string): string =>
+    (row.arrived.get(name) ?? 0) > 0 ? `**${row.tried.get(name)} tried, arrives**` : `0 of ${row.tried.get(name)}`;
   return [
-    line(['layers', ...CASES.map((each) => each.name)]),
-    line(['layers', ...CASES.map(() => '')].map(() => '---')),
-    ...all.map((row) =>
-      line([
-        row.name,
-        ...CASES.map((each) =>
-          (row.arrived.get(each.name) ?? 0) > 0 ? '**arrives**' : `0 of ${row.tried.get(each.name)}`,
-        ),
-      ]),
-    ),
+    line(['', ...all.map(({ name }) => name)]),
+    line(['', ...all.map(() => '')].map(() => '---')),
+    ...CASES.map(({ name }) => line([name, ...all.map((row) => cell(row, name))])),
     '',
   ].join('\n');
 }
