@@ -32,6 +32,12 @@ function openTerminal(): Terminal {
         for (const name of SIGNALS) process.off(name, listener);
       };
     },
+    onHandOver: (listener) => {
+      process.on('SIGUSR2', listener);
+      return () => {
+        process.off('SIGUSR2', listener);
+      };
+    },
     onBrokenPipe: (reaction) => {
       brokenPipe = reaction;
     },

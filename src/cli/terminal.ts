@@ -10,6 +10,8 @@ export type Terminal = {
   readonly nowMs: () => number;
   /** SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the listener until it is taken away; without one they end the process. */
   readonly onSignal: (listener: (name: string) => void) => () => void;
+  /** SIGUSR2: somebody else is to go on with what this process holds. */
+  readonly onHandOver: (listener: () => void) => () => void;
   /** A reader of our output who leaves ends this process, as SIGPIPE would; the daemon outlives its readers. */
   readonly onBrokenPipe: (reaction: 'exit' | 'ignore') => void;
 };

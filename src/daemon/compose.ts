@@ -391,7 +391,8 @@ function openWarden(
     silenceSet: FENCE_SETS.bridge,
     trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress, connections: FENCE_SETS.connections },
     egressHeldByKernel: true,
-    watchdog: notifier.watchdog,
+    turningEveryMs: notifier.watchdogEveryMs,
+    onTurning: () => notifier.feedWatchdog(),
     onReport: (report) => hooks.onReport(report),
     onLost: (detail) => hooks.onLost(detail),
   });

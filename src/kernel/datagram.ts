@@ -21,11 +21,14 @@ export function sendDatagram(path: string, data: Uint8Array): boolean {
   }
 }
 
-/** `struct sockaddr_un` of a path. */
+/** `struct sockaddr_un` of a path, or of a name that is in no directory, which begins with `@` (unix(7), abstract). */
 export function unixAddress(path: string): Buffer {
   const name = Buffer.from(path);
   if (name.length >= PATH_BYTES_MAX || name.includes(0)) throw new SystemCallError('connect', ENAMETOOLONG);
-  const address = Buffer.alloc(2 + name.length + 1);
+  const abstract = path.startsWith('@');
+  if (abstract) name[0] = 0;
+  // The length is part of an abstract name, so no closing NUL may follow it.
+  const address = Buffer.alloc(2 + name.length + (abstract ? 0 : 1));
   address.writeUInt16LE(AF_UNIX, 0);
   name.copy(address, 2);
   return address;

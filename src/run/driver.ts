@@ -178,6 +178,7 @@ export class Driver {
       case 'asked':
       case 'refused':
       case 'late':
+      case 'turning':
         return undefined;
       default:
         return assertNever(report);

@@ -24,7 +24,9 @@ export type WardenClient = Warden & {
 };
 
 export type WardenOptions = WardenConfig & {
-  /** Every report but `ready`, in order. Must not throw. */
+  /** The warden's loop turns, and this process had time to hear so. */
+  readonly onTurning: () => void;
+  /** Every other report but `ready`, in order. Must not throw. */
   readonly onReport: (report: WardenReport) => void;
   /** The process ended although `stop` was not called: nobody holds the runs now. */
   readonly onLost: (detail: string) => void;
@@ -38,7 +40,7 @@ const LINE_BYTES_MAX = 1024 * 1024;
 type Waiter<T> = { resolve(value: T): void; reject(error: Error): void; readonly timer: NodeJS.Timeout };
 
 export async function startWarden(options: WardenOptions): Promise<WardenClient> {
-  const { onReport, onLost, ...config } = options;
+  const { onReport, onTurning, onLost, ...config } = options;
   const entry = fileURLToPath(new URL(`./process${extname(import.meta.url)}`, import.meta.url));
   const child = spawn(process.execPath, [entry, JSON.stringify(config)], {
     stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe'],
@@ -80,6 +82,8 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
     switch (report.kind) {
       case 'ready':
         return ready.resolve(report);
+      case 'turning':
+        return onTurning();
       case 'watching':
         return watching.get(report.runId)?.resolve();
       case 'changed':

@@ -12,6 +12,8 @@ export type WardenConfig = {
   readonly trafficSets: { readonly egress: string; readonly ingress: string; readonly connections: string } | null;
   /** True when the fence cuts off at budgets of bytes and connections by itself and logs it. */
   readonly egressHeldByKernel: boolean;
+  /** How often the daemon must hear that the loop turns, for the watchdog of systemd; null where there is none. */
+  readonly turningEveryMs: number | null;
 };
 
 /** Descriptors that the daemon leaves open in the warden: both are ends of unix socket pairs. */

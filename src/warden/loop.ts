@@ -32,6 +32,7 @@ export type WardenLoop = {
   readonly egressHeldByKernel: boolean;
   readonly cpusOnline: number;
   readonly afterlife: Afterlife;
+  readonly turningEveryMs: number | null;
 };
 
 const REQUEST_BYTES_MAX = 256 * 1024;
@@ -74,6 +75,7 @@ class Loop {
   private daemonLostAtMs: number | null = null;
   private afterlifeCheckAtMs = 0;
   private lateReportedAtMs = 0;
+  private turningAtMs = 0;
 
   constructor(options: WardenLoop) {
     this.options = options;
@@ -112,6 +114,7 @@ class Loop {
       for (const run of this.runs.values()) if (run.dueAtMs <= now) this.guard(run, () => run.look());
       for (const run of this.abandoned) if (run.over) this.forget(run);
       if (this.daemonLostAtMs !== null) this.afterDaemon(now, now - this.daemonLostAtMs);
+      this.noteTurn(now);
     }
     this.feed?.close();
     this.options.afterlife.release(FEED);
@@ -370,6 +373,14 @@ class Loop {
       this.tableStale = true;
     }
     for (const run of this.runs.values()) if (afterlife.takenByOther(run.runId)) this.forget(run);
+  }
+
+  /** The watchdog is fed from here: a turn that does not end says nothing. */
+  private noteTurn(now: number): void {
+    const { turningEveryMs } = this.options;
+    if (turningEveryMs === null || now - this.turningAtMs < turningEveryMs) return;
+    this.turningAtMs = now;
+    this.report({ kind: 'turning' });
   }
 
   private noteLateness(lateMs: number, now: number): void {

@@ -81,7 +81,7 @@ export function createOutbox(fd: number): Outbox {
 }
 
 /** A packet that waits is sent again, and then asked about again. */
-const DROPPABLE: readonly WardenReport['kind'][] = ['sampled', 'denied', 'late', 'asked'];
+const DROPPABLE: readonly WardenReport['kind'][] = ['sampled', 'denied', 'late', 'asked', 'turning'];
 
 function isDroppable(report: WardenReport): boolean {
   return DROPPABLE.includes(report.kind);

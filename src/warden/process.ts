@@ -46,6 +46,7 @@ function main(): void {
     egressHeldByKernel,
     cpusOnline: Math.max(1, cpus().length),
     afterlife,
+    turningEveryMs: config.turningEveryMs,
   });
 }
 

@@ -34,6 +34,8 @@ export async function startFixture(options: Partial<WardenOptions> = {}): Promis
     silenceSet: null,
     trafficSets: null,
     egressHeldByKernel: false,
+    turningEveryMs: null,
+    onTurning: () => undefined,
     ...options,
     directory,
     onReport: (report) => reports.push(report),

@@ -127,7 +127,9 @@ export type WardenReport =
     }
   /** SIGKILL was sent and the cgroup is still not empty after the deadline: cut off and reported, not retried. */
   | { readonly kind: 'undead'; readonly runId: string; readonly pids: readonly number[] }
-  | { readonly kind: 'late'; readonly lateMs: number };
+  | { readonly kind: 'late'; readonly lateMs: number }
+  /** The loop turns: sent every so often where a watchdog wants to hear so. */
+  | { readonly kind: 'turning' };
 
 /**
  * A line of the gate to the warden beside its denials: an allowed name of a run was answered with these addresses. Then
