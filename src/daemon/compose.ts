@@ -1,29 +1,21 @@
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { pino } from 'pino';
 import { createApiServer, type ApiServer } from '../api/server.ts';
-import type { Caller } from '../api/service.ts';
-import { openOutbox } from '../alert/outbox.ts';
-import { FENCE_SETS } from '../core/fence-names.ts';
-import type { HeldRequest } from '../core/approval.ts';
-import type { AlertOutbox, Sink } from '../core/ports/alert.ts';
-import type { Fence } from '../core/ports/fence.ts';
+import type { AlertOutbox } from '../core/ports/alert.ts';
 import type { Log } from '../core/ports/log.ts';
-import type { WardenReport } from '../core/ports/warden.ts';
 import { createDockerEngine, type DockerEngine } from '../engine/docker.ts';
-import { createFence } from '../fence/fence.ts';
-import { createGateClient, type GateClient } from '../gate/client.ts';
+import { createResolver } from '../gate/upstream.ts';
 import { peerCredentials } from '../kernel/libc.ts';
 import { openSigner } from '../ledger/keys.ts';
 import { openLedger, type OpenedLedger } from '../ledger/ledger.ts';
 import { keyName } from '../ledger/note.ts';
 import { replayLedger, type Replay } from '../ledger/replay.ts';
-import { NEVER_RANGES } from '../policy/egress.ts';
 import { takeAfterlife } from '../warden/afterlife.ts';
-import { startWarden, type WardenClient } from '../warden/client.ts';
 import { VERSION } from '../core/version.ts';
-import { ApprovalDesk, type AskingRun } from './approvals.ts';
+import { ApprovalDesk } from './approvals.ts';
+import { openAlerts, openFence, openWarden, upstreamsFor, type Hooks } from './adapters.ts';
 import { adoptRuns, replayAfterlife } from './adoption.ts';
 import { sendCheckpoints } from './checkpoint-desk.ts';
 import { checkAgain } from './config-check.ts';
@@ -37,19 +29,22 @@ import { serviceOf } from './service.ts';
 import { readSinks } from './sinks-config.ts';
 import { examineHost } from './doctor.ts';
 import { EngineWatch } from './engine-watch.ts';
-import { groupIdOf, isInGroup } from './groups.ts';
+import { askingRun, decidersOf, runAt } from './asking.ts';
+import { groupIdOf } from './groups.ts';
 import { lockFence } from './fence-lock.ts';
 import { IncidentDesk } from './incident-desk.ts';
+import { KnownSecrets } from './known-secrets.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { NoticeDesk } from './notice-desk.ts';
 import { openNotifier, type Notifier } from './notify.ts';
 import { portsFor, type HostParts } from './run-ports.ts';
-import { RunTable, type RunEntry } from './run-table.ts';
+import { RunTable } from './run-table.ts';
 import { SecretStore } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
+import { TrafficDesk } from './traffic-desk.ts';
+import { warnOfUnresolvedNames } from './unresolved-names.ts';
 import { TrustDesk } from './trust-desk.ts';
 import { TrustStore } from './trust.ts';
-import { upstreamsOf } from './upstreams.ts';
 
 export type DaemonOptions = {
   readonly configPath: string;
@@ -150,10 +145,12 @@ async function assemble(
     onLost: () => undefined,
     onAsked: () => undefined,
     onGateRestarted: () => undefined,
+    onPassed: () => undefined,
   };
   const warden = await openWarden(options, config, { hooks, notifier });
   closers.push(() => warden.stop());
-  const { fence, gate } = await openFence({ config, statePath, engine, warden, log, hooks });
+  const upstreams = await upstreamsFor(config);
+  const { fence, gate } = await openFence({ config, upstreams, statePath, engine, warden, log, hooks });
   closers.push(() => gate.close());
   const secretStore = await SecretStore.open(join(dirname(socketPath), 'secrets'));
   const trustStore = await TrustStore.open(join(dirname(socketPath), 'trust'));
@@ -162,6 +159,9 @@ async function assemble(
   const keepRuns = config.onStop === 'keep';
 
   const table = new RunTable();
+  const secrets = new KnownSecrets();
+  const traffic = new TrafficDesk({ fence, ledger, secrets, log, runAt: (address) => runAt(table, address), nowIso });
+  hooks.onPassed = (passed) => traffic.passed(passed);
   // Runs that go on keep what is mounted into them.
   closers.push(async () => {
     if (table.alive().length === 0) await secretStore.close();
@@ -190,6 +190,7 @@ async function assemble(
     ledger,
     incidents,
     notices,
+    evidence: { engine, traffic, secrets, log, logLines: config.incidents.logLines },
     secretStore,
     trust,
     places: { forbidden: [statePath, dirname(socketPath), engineFacts.rootDirectory] },
@@ -213,6 +214,8 @@ async function assemble(
     ledger,
     incidents,
     approvals,
+    secrets,
+    traffic,
     mayDecide,
     table,
     log,
@@ -222,8 +225,11 @@ async function assemble(
   hooks.onReport = (report) => supervisor.receive(report);
   hooks.onLost = (detail) => supervisor.onWardenLost(detail);
   hooks.onAsked = (address, request) => {
-    const runId = table.byAddress(address)?.driver.state.runId;
-    if (runId !== undefined) approvals.askName(runId, request);
+    const runId = runAt(table, address);
+    if (runId === null) return;
+    // What carries a secret of the run is an attempt to get it out, and nobody needs to be asked about it.
+    if (secrets.isIn(runId, request.name)) fence.deny(runId, request).catch(() => undefined);
+    else approvals.askName(runId, request);
   };
   closers.push(() => (keepRuns ? supervisor.leave() : supervisor.stopAll()));
 
@@ -242,6 +248,7 @@ async function assemble(
   const watched = [
     followEngine(engine, new EngineWatch({ engine, ledger, table, log }), background.signal),
     guard.run(),
+    traffic.run(background.signal),
     keepRetention({
       ledger,
       days: config.ledger.retentionDays,
@@ -267,10 +274,12 @@ async function assemble(
     approvalsPending: () => approvals.list({ all: false }).length,
   });
   const stopCounting = ledger.subscribe((record) => metrics.take(record));
+  const stopWarning = warnOfUnresolvedNames({ ledger, table, resolve: createResolver(upstreams), log });
   const stopSending = sendCheckpoints({ ledger, outbox, sinkNames: Object.keys(sinks), log });
   closers.push(async () => {
     stopCounting();
     stopSending();
+    stopWarning();
   });
   hooks.onReport = (report) => {
     if (report.kind === 'late') metrics.noteLate(report.lateMs);
@@ -339,112 +348,6 @@ function running(parts: Running): RunningDaemon {
   };
 }
 
-function openAlerts(parts: {
-  readonly statePath: string;
-  readonly sinks: Readonly<Record<string, Sink>>;
-  readonly ledger: OpenedLedger;
-  readonly log: Log;
-}): Promise<AlertOutbox> {
-  const { ledger } = parts;
-  return openOutbox({
-    directory: join(parts.statePath, 'spool'),
-    sinks: parts.sinks,
-    log: parts.log,
-    onDelivered: (delivered) =>
-      void ledger.append({ kind: 'alert.delivered', ...delivered }).flushed.catch(() => undefined),
-    onFailed: (failed) => void ledger.append({ kind: 'alert.failed', ...failed }).flushed.catch(() => undefined),
-  });
-}
-
-/** Who asks is known before who answers: what comes until then is about no run of this daemon. */
-type Hooks = {
-  onReport(report: WardenReport): void;
-  onLost(detail: string): void;
-  onAsked(address: string, request: HeldRequest & { readonly kind: 'name' }): void;
-  onGateRestarted(): void;
-};
-
-/** Root, and the members of the configured group; without one, whoever launched the run. */
-async function decidersOf(config: DaemonConfig): Promise<(caller: Caller, launchedBy: Caller) => Promise<boolean>> {
-  const { group } = config.approvals;
-  const groupId = group === undefined ? null : await groupIdOf('approvals.group', group);
-  return async (caller, launchedBy) =>
-    caller.uid === 0 || (groupId === null ? caller.uid === launchedBy.uid : await isInGroup(caller, groupId));
-}
-
-/** Only what runs, or is about to, can use an answer. */
-function askingRun(entry: RunEntry | undefined): AskingRun | null {
-  if (entry === undefined) return null;
-  const { spec, phase, end, empty } = entry.driver.state;
-  const alive = (phase === 'running' || phase === 'preparing') && end === null && !empty;
-  return alive ? { spec, launchedBy: entry.caller } : null;
-}
-
-function openWarden(
-  options: DaemonOptions,
-  config: DaemonConfig,
-  { hooks, notifier }: { readonly hooks: Hooks; readonly notifier: Notifier },
-): Promise<WardenClient> {
-  return startWarden({
-    directory: join(options.statePath, 'warden'),
-    nflogGroup: config.fence.nflogGroup,
-    silenceSet: FENCE_SETS.bridge,
-    trafficSets: { egress: FENCE_SETS.egress, ingress: FENCE_SETS.ingress, connections: FENCE_SETS.connections },
-    egressHeldByKernel: true,
-    turningEveryMs: notifier.watchdogEveryMs,
-    onTurning: () => notifier.feedWatchdog(),
-    onReport: (report) => hooks.onReport(report),
-    onLost: (detail) => hooks.onLost(detail),
-  });
-}
-
-async function openFence(parts: {
-  readonly config: DaemonConfig;
-  readonly statePath: string;
-  readonly engine: DockerEngine;
-  readonly warden: WardenClient;
-  readonly log: Log;
-  readonly hooks: Hooks;
-}): Promise<{ readonly fence: Fence; readonly gate: GateClient }> {
-  const { config, engine, warden, log, hooks } = parts;
-  const { pool, gatePort, checkPort, nflogGroup } = config.fence;
-  const resolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '');
-  const upstreams = upstreamsOf(config.dns?.upstreams ?? null, resolvConf);
-  const gate = createGateClient({
-    config: {
-      port: gatePort,
-      checkPort,
-      pool,
-      upstreams,
-      neverRanges: NEVER_RANGES,
-      holdMs: config.approvals.holdSeconds * 1000,
-    },
-    wardenPipe: warden.feedSocket,
-    onAsked: (address, request) => hooks.onAsked(address, request),
-    onRestarted: () => hooks.onGateRestarted(),
-    log,
-  });
-  const fence = createFence({
-    pool,
-    gatePort,
-    checkPort,
-    nflogGroup,
-    gate,
-    stateDirectory: join(parts.statePath, 'fence'),
-    listSubnets: () => engine.listSubnets(),
-    neverRanges: NEVER_RANGES,
-    log,
-  });
-  try {
-    await fence.install();
-    await gate.start();
-  } catch (error) {
-    await gate.close();
-    throw error;
-  }
-  return { fence, gate };
-}
-
 function deskOf(
   replay: Replay,
   parts: { readonly ledger: OpenedLedger; readonly outbox: AlertOutbox; readonly log: Log },
@@ -452,7 +355,7 @@ function deskOf(
   return new IncidentDesk({
     ...parts,
     version: VERSION,
-    past: replay.incidents.map(({ incident }) => incident),
+    past: replay.incidents,
     quarantined: [...replay.quarantined.keys()],
     countByProfile: replay.incidentsByProfile,
   });

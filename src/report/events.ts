@@ -1,6 +1,6 @@
 import type { RecordKind, LedgerRecord } from '../core/ports/record.ts';
 import { printable } from '../core/text.ts';
-import { formatDuration } from '../core/units.ts';
+import { formatBytes, formatDuration } from '../core/units.ts';
 import { destinationOf, formatAmount } from './measure.ts';
 
 const KIND_CHARS = 'quarantine.released'.length;
@@ -54,6 +54,11 @@ const DETAILS: Readonly<Partial<Record<RecordKind, (record: Fields) => string>>>
   'budget.warned': (record) =>
     `${text(record['rule'])} at ${Math.round(number(record['fraction']) * 100)} %: ${ofLimit(record)}`,
   'egress.denied': (record) => denialText(fieldsOf(record['denial']), number(record['suppressed'])),
+  'egress.allowed': (record) => flowText(record),
+  'egress.unresolved': (record) =>
+    `listed names that do not resolve: ${(Array.isArray(record['names']) ? record['names'] : [])
+      .map((each) => join(text(fieldsOf(each)['name']), text(fieldsOf(each)['why'])))
+      .join('; ')}`,
   'egress.suppressed': (record) => `${text(record['suppressed'] ?? record['count'])} more refused attempts`,
   breach: (record) => breachText(fieldsOf(record['breach'])),
   'incident.opened': (record) => {
@@ -61,6 +66,7 @@ const DETAILS: Readonly<Partial<Record<RecordKind, (record: Fields) => string>>>
     const what = fieldsOf(incident['what']);
     return join(text(incident['id']), text(what['severity']), text(what['summary']));
   },
+  'incident.closed': (record) => join(text(record['incidentId']), text(record['how']), said('by', record['by'])),
   'quarantine.set': (record) => said('until released, after', record['incidentId']),
   'quarantine.released': (record) => said('by uid', fieldsOf(record['caller'])['uid']),
   'command.issued': (record) => join(text(record['command']), said('by uid', fieldsOf(record['caller'])['uid'])),
@@ -117,6 +123,14 @@ function denialText(denial: Fields, suppressed: number): string {
   };
   const more = suppressed > 0 ? `and ${suppressed} more` : '';
   return join(destinationOf(known), said('by', known.rule), more, text(denial['explanation']));
+}
+
+function flowText(flow: Fields): string {
+  const several = number(flow['destinations']) > 1 ? `${text(flow['destinations'])} ` : '';
+  const port = typeof flow['port'] === 'number' ? `:${flow['port']}/${text(flow['protocol'])}` : '';
+  const bytes = `${formatBytes(number(flow['egressBytes']))} out`;
+  const back = typeof flow['ingressBytes'] === 'number' ? `${formatBytes(flow['ingressBytes'])} in` : '';
+  return join(`${several}${text(flow['destination'])}${port}`, bytes, back, said('counted by', flow['countedBy']));
 }
 
 function ofLimit(fields: Fields): string {

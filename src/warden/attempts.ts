@@ -15,6 +15,8 @@ export type Attempts = {
   /** True when the packet belongs to an attempt that is counted already. */
   isRepeat(packet: PacketFacts | null, nowMs: number): boolean;
   resolved(resolution: NameResolved): void;
+  /** The name of the run's that led to an address, the latest one; null when none did. */
+  nameOf(address: string): string | null;
 };
 
 const RETRIES_MAX = 6;
@@ -71,6 +73,7 @@ export function createAttempts(): Attempts {
     resolved: ({ name, addresses }) => {
       remember(names, NAMES_MAX, name, new Set(addresses.slice(0, NAME_ADDRESSES_MAX)));
     },
+    nameOf: (address) => [...names].findLast(([, addresses]) => addresses.has(address))?.[0] ?? null,
   };
 }
 

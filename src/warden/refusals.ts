@@ -50,7 +50,10 @@ export function createRefusals(): Refusals {
       if (packet.prefix === FENCE_PREFIXES.ask) return ofWaiting(packet, nowMs);
       const denial = denialOfPacket(packet, utc);
       if (denial.kind === 'packet' && attempts.isRepeat(packet.packet, nowMs)) return null;
-      return { kind: 'refused', denial };
+      const name = attempts.nameOf(denial.destination);
+      if (name === null) return { kind: 'refused', denial };
+      const explanation = `${denial.explanation}; ${name} led to this address`;
+      return { kind: 'refused', denial: { ...denial, explanation } };
     },
     nameResolved: (resolved) => attempts.resolved(resolved),
     note: (denial, count) => {
