@@ -54,6 +54,10 @@ export type Usage = {
   readonly denials: number;
   readonly oomKills: number;
   readonly pidsRefusals: number;
+  /** GPU-seconds, integrated from utilisation, and the memory held on devices. */
+  readonly gpuMs: number | null;
+  readonly gpuMemoryBytes: number | null;
+  readonly gpuMemoryBytesPeak: number | null;
 };
 
 export const USAGE_NONE: Usage = {
@@ -71,11 +75,14 @@ export const USAGE_NONE: Usage = {
   denials: 0,
   oomKills: 0,
   pidsRefusals: 0,
+  gpuMs: null,
+  gpuMemoryBytes: null,
+  gpuMemoryBytesPeak: null,
 };
 
 /** A bound as the record states it: `limits.memory`, its value in base units, and what holds it here. */
 export type Bound = {
-  readonly path: `limits.${LimitName}` | `budget.${BudgetName}` | 'egress';
+  readonly path: `limits.${LimitName}` | 'limits.gpu.memory' | `budget.${BudgetName}` | 'egress';
   readonly value: number | null;
   readonly unit: 'millicores' | 'bytes' | 'count' | 'ms' | 'bit/s' | 'byte/s' | 'rules';
   readonly rung: Rung;

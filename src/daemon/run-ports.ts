@@ -130,7 +130,14 @@ function watchBoundsOf(spec: Spec): WatchBounds {
     warnAt: spec.warnAt,
     onOom: spec.limits.onOom,
     killWithoutDaemonAfterMs: spec.supervisorLost.action === 'kill' ? spec.supervisorLost.forMs : null,
+    gpu: gpuBoundsOf(spec),
   };
+}
+
+function gpuBoundsOf({ limits, telemetryLost }: Spec): WatchBounds['gpu'] {
+  if (limits.gpu === null) return null;
+  const silentMsMax = telemetryLost.action === 'kill' ? telemetryLost.forMs : null;
+  return { memoryBytesMax: limits.gpu.memoryBytesMax, silentMsMax };
 }
 
 function refuseProblems(facts: Parameters<typeof launchProblems>[0], document: StrictDocument): void {

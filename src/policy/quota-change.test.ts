@@ -8,6 +8,7 @@ import type { QuotaReading, QuotaState } from './quotas.ts';
 const NOTHING: QuotaReading = {
   wallMs: 0,
   cpuMs: 0,
+  gpuMs: 0,
   egressBytes: 0,
   ingressBytes: 0,
   connections: 0,

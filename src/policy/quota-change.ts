@@ -109,6 +109,7 @@ function amountOf(plan: BudgetPlan): number {
   switch (plan.budget) {
     case 'wall':
     case 'cpu':
+    case 'gpu':
       return plan.limitMs;
     case 'egress':
     case 'ingress':

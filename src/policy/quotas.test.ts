@@ -18,6 +18,7 @@ const DENIAL: Denial = {
 const NOTHING: QuotaReading = {
   wallMs: 0,
   cpuMs: 0,
+  gpuMs: 0,
   egressBytes: 0,
   ingressBytes: 0,
   connections: 0,
@@ -182,6 +183,7 @@ describe('judge, for all readings', () => {
   const budgets = fc.tuple(
     fc.record({ budget: fc.constant('wall' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('cpu' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
+    fc.record({ budget: fc.constant('gpu' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('egress' as const), limitBytes: fc.integer({ min: 0, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('ingress' as const), limitBytes: fc.integer({ min: 0, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('connections' as const), count: fc.integer({ min: 0, max: 200 }), action }),
@@ -198,6 +200,7 @@ describe('judge, for all readings', () => {
       cpuMs: fc.integer({ min: 0, max: 500 }),
       egressBytes: fc.integer({ min: 0, max: 500 }),
       ingressBytes: fc.integer({ min: 0, max: 500 }),
+      gpuMs: fc.double({ min: 0, max: 500, noNaN: true }),
       connections: fc.integer({ min: 0, max: 20 }),
       newDenials: fc.integer({ min: 0, max: 4 }),
     }),
@@ -244,6 +247,7 @@ describe('judge, for all readings', () => {
       cpuMs: fc.integer({ min: 0, max: 6_000 }),
       egressBytes: fc.integer({ min: 0, max: 6_000 }),
       ingressBytes: fc.integer({ min: 0, max: 6_000 }),
+      gpuMs: fc.double({ min: 0, max: 5_000, noNaN: true }),
       connections: fc.integer({ min: 0, max: 250 }),
     });
     fc.assert(
@@ -292,13 +296,14 @@ describe('judge, for all readings', () => {
   });
 });
 
-type Total = Pick<QuotaReading, 'wallMs' | 'cpuMs' | 'egressBytes' | 'ingressBytes' | 'connections'>;
-const NO_USE: Total = { wallMs: 0, cpuMs: 0, egressBytes: 0, ingressBytes: 0, connections: 0 };
+type Total = Pick<QuotaReading, 'wallMs' | 'cpuMs' | 'gpuMs' | 'egressBytes' | 'ingressBytes' | 'connections'>;
+const NO_USE: Total = { wallMs: 0, cpuMs: 0, gpuMs: 0, egressBytes: 0, ingressBytes: 0, connections: 0 };
 
 function sumOf(before: Total, more: Total): Total {
   return {
     wallMs: before.wallMs + more.wallMs,
     cpuMs: before.cpuMs + more.cpuMs,
+    gpuMs: before.gpuMs + more.gpuMs,
     egressBytes: before.egressBytes + more.egressBytes,
     ingressBytes: before.ingressBytes + more.ingressBytes,
     connections: before.connections + more.connections,
@@ -319,6 +324,8 @@ function isCrossed(
       return total.wallMs >= plan.limitMs;
     case 'cpu':
       return total.cpuMs >= plan.limitMs;
+    case 'gpu':
+      return total.gpuMs >= plan.limitMs;
     case 'egress':
       return total.egressBytes > plan.limitBytes;
     case 'ingress':

@@ -21,6 +21,7 @@ export type QuotaPlan = {
 export type QuotaReading = {
   readonly wallMs: number;
   readonly cpuMs: number;
+  readonly gpuMs: number;
   readonly egressBytes: number;
   readonly ingressBytes: number;
   readonly connections: number;
@@ -138,6 +139,7 @@ function withLimit(plan: BudgetPlan, limit: number): BudgetPlan {
   switch (plan.budget) {
     case 'wall':
     case 'cpu':
+    case 'gpu':
       return { ...plan, limitMs: limit };
     case 'egress':
     case 'ingress':
@@ -154,8 +156,9 @@ function useOf(plan: BudgetPlan, reading: QuotaReading, denials: readonly Denial
   const { budget, action } = plan;
   switch (plan.budget) {
     case 'wall':
-    case 'cpu': {
-      const measured = plan.budget === 'wall' ? reading.wallMs : reading.cpuMs;
+    case 'cpu':
+    case 'gpu': {
+      const measured = reading[`${plan.budget}Ms`];
       return { budget, action, measured, limit: plan.limitMs, unit: 'ms', crossed: measured >= plan.limitMs };
     }
     case 'egress':
@@ -273,6 +276,8 @@ function earliestCrossingMs(plan: QuotaPlan, use: QuotaUse): number {
     case 'egress':
     case 'ingress':
       return plan.egressHeldByKernel ? IDLE_MS : Math.max(NEAR_BOUND_MS, headroom / BYTES_PER_MS_MAX);
+    // Told by the driver several times a second, and judged when it is told.
+    case 'gpu':
     case 'denials':
       return IDLE_MS;
     default:

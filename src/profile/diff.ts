@@ -25,7 +25,8 @@ export function diffSpecs({ from, to }: { readonly from: Spec; readonly to: Spec
     ...BUDGETS.flatMap((budget) => ranked(`on.budget.${budget}`, ACTIONS, from.on[budget], to.on[budget])),
     ...amount('on.grace', from.graceMs, to.graceMs, formatDuration),
     ...ranked('on.quarantine', ['false', 'true'], String(from.quarantine), String(to.quarantine)),
-    ...supervisorLost(from.supervisorLost, to.supervisorLost),
+    ...whenLost('on.supervisor.lost', from.supervisorLost, to.supervisorLost),
+    ...whenLost('on.telemetry.lost', from.telemetryLost, to.telemetryLost),
     ...plain('warnAt', from.warnAt.map(showShare).join(', '), to.warnAt.map(showShare).join(', ')),
     ...plain('alerts', from.alerts.join(', '), to.alerts.join(', ')),
     ...entries('accept', from.accept, to.accept),
@@ -151,14 +152,14 @@ function ranked(path: string, mildestFirst: readonly string[], before: string, a
   return [change(path, before, after, tighter ? 'tighter' : 'wider')];
 }
 
-function supervisorLost(before: Spec['supervisorLost'], after: Spec['supervisorLost']): readonly SpecChange[] {
+function whenLost(path: string, before: Spec['supervisorLost'], after: Spec['supervisorLost']): readonly SpecChange[] {
   const show = ({ action, forMs }: Spec['supervisorLost']): string =>
     action === 'keep' ? 'keep' : `kill after ${formatDuration(forMs)}`;
   if (show(before) === show(after)) return [];
   const limit = ({ action, forMs }: Spec['supervisorLost']): number =>
     action === 'keep' ? Number.POSITIVE_INFINITY : forMs;
   const effect = limit(after) > limit(before) ? 'wider' : 'tighter';
-  return [change('on.supervisor.lost', show(before), show(after), effect)];
+  return [change(path, show(before), show(after), effect)];
 }
 
 /** Rules are compared by what they grant; the line that a person wrote is what is shown. */

@@ -65,6 +65,7 @@ test('fills in the defaults', () => {
       grace: '5s',
       quarantine: false,
       'supervisor.lost': 'keep',
+      'telemetry.lost': 'kill',
     },
     warnAt: ['80%'],
     alerts: [],

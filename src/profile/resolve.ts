@@ -62,7 +62,8 @@ export function resolveProfile({ parsed, digest, folder }: ResolveInput): Resolv
     on: resolveActions(profile.on),
     graceMs: known(parseDuration(profile.on.grace)),
     quarantine: profile.on.quarantine,
-    supervisorLost: resolveSupervisorLost(profile.on['supervisor.lost']),
+    supervisorLost: resolveLost(profile.on['supervisor.lost'], SUPERVISOR_LOST_MS),
+    telemetryLost: resolveLost(profile.on['telemetry.lost'], TELEMETRY_LOST_MS),
     warnAt: profile.warnAt.map(parseShare).toSorted((left, right) => left - right),
     alerts: profile.alerts,
     accept: profile.accept,
@@ -127,9 +128,10 @@ function resolveActions(on: Profile['on']): Readonly<Record<BudgetName, Action>>
 }
 
 const SUPERVISOR_LOST_MS = 60_000;
+const TELEMETRY_LOST_MS = 10_000;
 
-function resolveSupervisorLost(lost: Profile['on']['supervisor.lost']): Spec['supervisorLost'] {
-  if (typeof lost === 'string') return { action: lost, forMs: SUPERVISOR_LOST_MS };
+function resolveLost(lost: Profile['on']['supervisor.lost'], forMs: number): Spec['supervisorLost'] {
+  if (typeof lost === 'string') return { action: lost, forMs };
   return { action: lost.action, forMs: known(parseDuration(lost.for)) };
 }
 

@@ -116,6 +116,21 @@ const on = z
       )
       .default('keep')
       .meta({ description: 'What happens when the daemon stays away. The limits and rules hold either way.' }),
+    'telemetry.lost': z
+      .union(
+        [
+          z.enum(['keep', 'kill']),
+          z.strictObject({
+            action: z.enum(['keep', 'kill']).meta({ description: 'What happens to the run.', examples: ['keep'] }),
+            for: duration({ min: 1000, max: TIME_MS_MAX }).default('10s').meta({
+              description: 'How long nothing may be told of its devices first.',
+            }),
+          }),
+        ],
+        { error: 'must be keep or kill, or both parts: { action: kill, for: 30s }' },
+      )
+      .default('kill')
+      .meta({ description: 'What happens to a run with a GPU when its use of it cannot be measured.' }),
   })
   .prefault({})
   .meta({ description: 'What a breach does: warn, throttle, pause, stop or kill.' });

@@ -24,6 +24,8 @@ export type Spec = {
   readonly graceMs: number;
   readonly quarantine: boolean;
   readonly supervisorLost: { readonly action: 'keep' | 'kill'; readonly forMs: number };
+  /** What happens to a run with a GPU when its use cannot be measured. */
+  readonly telemetryLost: { readonly action: 'keep' | 'kill'; readonly forMs: number };
   /** Fractions of a budget, ascending, each in (0, 1). */
   readonly warnAt: readonly number[];
   readonly alerts: readonly string[];

@@ -30,9 +30,11 @@ export function cureFor({ breach, denials, denialBudget }: CureFacts): readonly 
     case 'budget.connections':
     case 'limit.pids':
     case 'limit.disk':
-    case 'limit.gpu':
     case 'oom':
       return [raiseLine(breach)];
+    case 'limit.gpu':
+      if (breach.rule !== 'limits.gpu') return [raiseLine(breach)];
+      return ['grant the device with `limits.gpu`, for example { count: 1 }, if the agent needs one'];
     case 'enforcement.mismatch':
     case 'enforcement.lost':
       return ['nothing in the profile: run `ringfence doctor`, repair the host, then start the agent again'];

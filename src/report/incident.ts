@@ -131,7 +131,9 @@ export function summaryOf(profile: string, breach: Breach): string {
     case 'limit.disk':
       return `${profile} filled its ${limit} of disk and ${done}.`;
     case 'limit.gpu':
-      return `${profile} went over its GPU limit of ${limit} and ${done}.`;
+      return breach.rule === 'limits.gpu'
+        ? `${profile} used a GPU that its profile does not grant and ${done}.`
+        : `${profile} held ${measured} of GPU memory, its limit is ${limit}, and ${done}.`;
     case 'enforcement.mismatch':
       return `${profile} ran with ${breach.rule} not as its profile says, and ${done}.`;
     case 'enforcement.lost':

@@ -106,6 +106,7 @@ export const spec: Spec = {
   graceMs: 5_000,
   quarantine: true,
   supervisorLost: { action: 'keep', forMs: 60_000 },
+  telemetryLost: { action: 'kill', forMs: 10_000 },
   warnAt: [0.8],
   alerts: ['ops'],
   accept: [],

@@ -37,6 +37,10 @@ function usedOf(usage: Usage, path: Bound['path']): number | null {
       return usage.wallMs;
     case 'budget.cpu':
       return usage.cpuMs;
+    case 'budget.gpu':
+      return usage.gpuMs;
+    case 'limits.gpu.memory':
+      return usage.gpuMemoryBytes;
     case 'budget.egress':
       return usage.egressBytes;
     case 'budget.ingress':

@@ -49,9 +49,8 @@ function budgetBound({ budget }: Spec, name: BudgetName): readonly Bound[] {
       return budget.connections === null
         ? []
         : [{ path: 'budget.connections', value: budget.connections, unit: 'count', rung: 'kernel' }];
-    // Refused at admission by this version, so a run never has it.
     case 'gpu':
-      return [];
+      return budget.gpuMs === null ? [] : [{ path: 'budget.gpu', value: budget.gpuMs, unit: 'ms', rung: 'watchdog' }];
     default:
       return assertNever(name);
   }
@@ -61,6 +60,7 @@ function budgetBound({ budget }: Spec, name: BudgetName): readonly Bound[] {
 export function budgetPlansOf({ budget, on }: Spec): readonly BudgetPlan[] {
   const plans: BudgetPlan[] = [{ budget: 'wall', limitMs: budget.wallMs, action: on.wall }];
   if (budget.cpuMs !== null) plans.push({ budget: 'cpu', limitMs: budget.cpuMs, action: on.cpu });
+  if (budget.gpuMs !== null) plans.push({ budget: 'gpu', limitMs: budget.gpuMs, action: on.gpu });
   if (budget.egressBytes !== null) plans.push({ budget: 'egress', limitBytes: budget.egressBytes, action: on.egress });
   if (budget.ingressBytes !== null)
     plans.push({ budget: 'ingress', limitBytes: budget.ingressBytes, action: on.ingress });

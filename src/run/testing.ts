@@ -47,6 +47,7 @@ export function specOf(overrides: Partial<Spec> = {}): Spec {
     graceMs: 5_000,
     quarantine: false,
     supervisorLost: { action: 'keep', forMs: 0 },
+    telemetryLost: { action: 'kill', forMs: 10_000 },
     warnAt: [0.8],
     alerts: [],
     accept: [],

@@ -25,6 +25,6 @@ export function lostMeterBreach(): Breach {
   return killBreach({ reason: 'enforcement.lost', rule: 'meter', measured: 0, limit: 0, unit: '' });
 }
 
-function killBreach(facts: Omit<Breach, 'action' | 'denial'>): Breach {
+export function killBreach(facts: Omit<Breach, 'action' | 'denial'>): Breach {
   return { ...facts, action: 'kill', denial: null };
 }

@@ -21,7 +21,11 @@ export type Gauge = {
   readonly memoryBytesMax: number;
   readonly cpuMillisMax: number | null;
   openLeaf(paths: CgroupPaths): void;
+  /** What the driver told of the run's devices. */
+  noteGpu(told: { readonly busyMs: number; readonly memoryBytes: number }): void;
 };
+
+type GpuUsage = Pick<Usage, 'gpuMs' | 'gpuMemoryBytes' | 'gpuMemoryBytesPeak'>;
 
 /** The file cache that reclaim would drop moves slowly, and costs more to read than all the rest. */
 const INACTIVE_EVERY_MS = 5_000;
@@ -46,6 +50,7 @@ export function createGauge(
 ): Gauge {
   let reading = READING_NONE;
   let usage = USAGE_NONE;
+  let gpu: GpuUsage = { gpuMs: null, gpuMemoryBytes: null, gpuMemoryBytesPeak: null };
   let memoryBytesMax = 0;
   let leafPids: string | null = null;
   let cpuMillisMax: number | null = null;
@@ -71,6 +76,15 @@ export function createGauge(
       const held = readLimits(paths);
       if (typeof held.memoryBytesMax === 'number') memoryBytesMax = held.memoryBytesMax;
       if (typeof held.cpuMillis === 'number') cpuMillisMax = held.cpuMillis;
+    },
+    noteGpu: ({ busyMs, memoryBytes }) => {
+      gpu = {
+        // A reader that starts again may know less for a moment than was told before.
+        gpuMs: tenths(Math.max(gpu.gpuMs ?? 0, busyMs)),
+        gpuMemoryBytes: memoryBytes,
+        gpuMemoryBytesPeak: Math.max(gpu.gpuMemoryBytesPeak ?? 0, memoryBytes),
+      };
+      usage = { ...usage, ...gpu };
     },
     refresh: ({ nowMs, wallMs, denials, last }) => {
       reading = meter.read();
@@ -98,6 +112,7 @@ export function createGauge(
         denials,
         oomKills: reading.oomKills,
         pidsRefusals: reading.pidsRefusals,
+        ...gpu,
       };
     },
   };

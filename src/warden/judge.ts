@@ -1,10 +1,11 @@
 import type { Breach } from '../core/outcome.ts';
-import type { WatchBounds } from '../core/ports/warden.ts';
+import type { GpuTold, WatchBounds } from '../core/ports/warden.ts';
 import { changeQuota, grantMore, isThrottled, pausedBudgets, rewrittenBudgets } from '../policy/quota-change.ts';
 import { judge, newQuotaState } from '../policy/quotas.ts';
 import type { QuotaJudgement, QuotaReading } from '../policy/quotas.ts';
 import { lostDaemonBreach, oomBreach } from './breaches.ts';
 import type { Gauge } from './gauge.ts';
+import { createGpuWatch } from './gpu-watch.ts';
 import type { Refusals } from './refusals.ts';
 
 /** The bounds of one run, and what its use and its refusals mean under them. */
@@ -18,6 +19,7 @@ export type Judge = {
   grantMore(at: JudgeTime): void;
   /** The limit of the container is known. */
   setCpuMillisMax(cpuMillisMax: number | null): void;
+  noteGpu(told: GpuTold, nowMs: number): void;
 };
 
 export type JudgeTime = {
@@ -40,17 +42,20 @@ export function createJudge(options: {
   let quota = newQuotaState({ budgets, warnAt, cpusOnline, egressHeldByKernel, cpuMillisMax: null });
   /** OOM kills that the bounds of their time let pass. */
   let oomKillsPassed = 0;
+  const gpu = createGpuWatch(bounds.gpu);
 
   const readingAt = ({ wallMs }: JudgeTime): QuotaReading => {
     const { egressBytes, ingressBytes, connections } = gauge.usage;
-    return { wallMs, cpuMs: gauge.reading.cpuMs, egressBytes, ingressBytes, connections, ...refusals.unjudged };
+    const gpuMs = gauge.usage.gpuMs ?? 0;
+    return { wallMs, cpuMs: gauge.reading.cpuMs, gpuMs, egressBytes, ingressBytes, connections, ...refusals.unjudged };
   };
-  const otherBreach = ({ daemonLostForMs }: JudgeTime): Breach | null => {
+  const otherBreach = ({ daemonLostForMs, nowMs }: JudgeTime): Breach | null => {
     const { onOom, killWithoutDaemonAfterMs } = bounds;
     const { oomKills, memoryBytesPeak } = gauge.reading;
     const { memoryBytesMax } = gauge;
     return (
       oomBreach({ onOom, oomKills: oomKills - oomKillsPassed, memoryBytesPeak, memoryBytesMax }) ??
+      gpu.breach(nowMs) ??
       lostDaemonBreach(daemonLostForMs, killWithoutDaemonAfterMs)
     );
   };
@@ -71,11 +76,17 @@ export function createJudge(options: {
       const reading = readingAt(at);
       quota = changeQuota(quota, next, { reading, nowMs: at.nowMs, denialsTotal: refusals.total });
       bounds = next;
+      gpu.change(next.gpu);
       return { throttled: isThrottled(quota, reading) };
     },
     grantMore: (at) => {
       refusals.forgetCutOff(pausedBudgets(quota));
       quota = grantMore(quota, readingAt(at));
+    },
+    noteGpu: (told, nowMs) => {
+      gpu.note(told, nowMs);
+      const { busyMs, memoryBytes } = told;
+      if (busyMs !== null) gauge.noteGpu({ busyMs, memoryBytes });
     },
     setCpuMillisMax: (cpuMillisMax) => {
       quota = { ...quota, plan: { ...quota.plan, cpuMillisMax } };

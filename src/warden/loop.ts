@@ -191,8 +191,9 @@ class Loop {
     }
     const run = this.runs.get(request.runId);
     if (run === undefined) {
-      // `unwatch` of a run that was never watched is how a failed launch cleans up.
-      if (request.kind === 'unwatch') return;
+      // `unwatch` of a run that was never watched is how a failed launch cleans up; the driver lists a process for a while
+      // after its run is over.
+      if (request.kind === 'unwatch' || request.kind === 'gpu') return;
       this.refuse(request, `there is no watched run for ${request.kind}`);
       return;
     }
@@ -209,6 +210,8 @@ class Loop {
         return run.stop(request.graceMs);
       case 'sample':
         return run.sample();
+      case 'gpu':
+        return run.gpu(request);
       case 'unwatch':
         return this.unwatch(run);
       case 'change':

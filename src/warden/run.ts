@@ -1,6 +1,6 @@
 import { fail, messageOf } from '../core/errors.ts';
 import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
-import type { CgroupPaths, NameResolved, ProcessFacts } from '../core/ports/warden.ts';
+import type { CgroupPaths, GpuTold, NameResolved, ProcessFacts } from '../core/ports/warden.ts';
 import type { WardenReport, WatchBounds, WatchPlan } from '../core/ports/warden.ts';
 import type { NflogPacket } from '../kernel/nflog.ts';
 import { onlyLeafOf } from '../meter/layout.ts';
@@ -19,6 +19,7 @@ import type { Judge, JudgeTime } from './judge.ts';
 import { createLadder, impossibleAction } from './ladder.ts';
 import type { Ladder } from './ladder.ts';
 import { createRefusals } from './refusals.ts';
+import { sharedMoment } from './shared-moment.ts';
 
 /**
  * One run under the warden's eyes.
@@ -54,7 +55,6 @@ export const EMPTY_MS_MAX = 2_000;
 const CHECK_EMPTY_MS = 5;
 const KILL_AGAIN_MS = 50;
 const HURRY_MS = 100;
-const SHARED_MS = 50;
 const REPORT_SAMPLE_MS = 1_000;
 const EVIDENCE = { processesMax: 8, msMax: 3, argv: false } as const;
 const UNDEAD_PIDS_MAX = 64;
@@ -192,6 +192,12 @@ export class WatchedRun {
     this.ladder.thaw();
     this.world.report({ kind: 'resumed', runId: this.runId });
     this.look();
+  }
+
+  /** What the driver told of the devices that it uses. */
+  gpu(told: GpuTold): void {
+    this.judge.noteGpu(told, this.world.now());
+    if (!this.ended) this.look();
   }
 
   sample(): void {
@@ -484,13 +490,4 @@ export class WatchedRun {
   private sinceStart(now: number): number | null {
     return this.startedAtMs === null ? null : tenths(Math.max(0, now - this.startedAtMs));
   }
-}
-
-/**
- * Looks that are not urgent fall on common moments, a little early rather than late: one waking serves many runs, and
- * polling the descriptors of hundreds of runs is what a waking costs.
- */
-function sharedMoment(now: number, afterMs: number): number {
-  const dueAtMs = now + afterMs;
-  return afterMs < 4 * SHARED_MS ? dueAtMs : Math.floor(dueAtMs / SHARED_MS) * SHARED_MS;
 }

@@ -52,8 +52,9 @@ async function cpuMsOf(wallMs: number): Promise<{ readonly cpuMs: number; readon
 
 function boundsOf(budgets: readonly BudgetPlan[]): Pick<WatchPlan, 'budgets' | 'graceMs' | 'warnAt' | 'onOom'> & {
   readonly killWithoutDaemonAfterMs: null;
+  readonly gpu: null;
 } {
-  return { budgets, graceMs: 300, warnAt: [], onOom: 'agent', killWithoutDaemonAfterMs: null };
+  return { budgets, graceMs: 300, warnAt: [], onOom: 'agent', killWithoutDaemonAfterMs: null, gpu: null };
 }
 
 describe('a run whose budget says `throttle`', () => {

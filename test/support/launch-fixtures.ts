@@ -52,6 +52,7 @@ export function specOf(change: Partial<Spec> = {}): Spec {
     graceMs: 1000,
     quarantine: false,
     supervisorLost: { action: 'keep', forMs: 0 },
+    telemetryLost: { action: 'kill', forMs: 10_000 },
     warnAt: [],
     alerts: [],
     accept: [],

@@ -118,6 +118,7 @@ export async function makeRun(hierarchies: Hierarchies): Promise<FixtureRun> {
       warnAt: [],
       onOom: 'agent',
       killWithoutDaemonAfterMs: null,
+      gpu: null,
       ...options,
     }),
     limit: (controller, file, value) => writeFileSync(join(leafPaths[controller], file), value),

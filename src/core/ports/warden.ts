@@ -19,6 +19,8 @@ export type WardenRequest =
   /** SIGTERM to the first process now, SIGKILL to all after the grace. */
   | { readonly kind: 'stop'; readonly runId: string; readonly reason: Reason; readonly graceMs: number }
   | { readonly kind: 'sample'; readonly runId: string }
+  /** What the driver tells of the run, as soon as it is told: the warden judges it, and notices when it stays away. */
+  | ({ readonly kind: 'gpu'; readonly runId: string } & GpuTold)
   /**
    * Other bounds for a run that is watched; what was used and refused counts on. Answered by `changed` or `refused`. A
    * run that was slowed down is fast again when no budget that says `throttle` is used up any more; a pause stays.
@@ -50,6 +52,22 @@ export type WatchBounds = {
   readonly onOom: 'agent' | 'process';
   /** End the run when the daemon has been gone for this long; null keeps it under the warden alone. */
   readonly killWithoutDaemonAfterMs: number | null;
+  /** Null: the run has no device, and using one is a breach. */
+  readonly gpu: GpuBounds | null;
+};
+
+export type GpuBounds = {
+  readonly memoryBytesMax: number | null;
+  /** End the run when nothing was told of its devices for this long; null lets it go on unmeasured. */
+  readonly silentMsMax: number | null;
+};
+
+export type GpuTold = {
+  /** GPU-seconds of the run so far; null when nothing could be read. */
+  readonly busyMs: number | null;
+  readonly memoryBytes: number;
+  /** A device that a process of the run uses and that was not granted to it. */
+  readonly ungranted: string | null;
 };
 
 /**
@@ -67,7 +85,7 @@ export type CgroupPaths = {
 };
 
 export type BudgetPlan =
-  | { readonly budget: 'wall' | 'cpu'; readonly limitMs: number; readonly action: Action }
+  | { readonly budget: 'wall' | 'cpu' | 'gpu'; readonly limitMs: number; readonly action: Action }
   | { readonly budget: 'egress' | 'ingress'; readonly limitBytes: number; readonly action: Action }
   | { readonly budget: 'connections'; readonly count: number; readonly action: Action }
   | { readonly budget: 'denials'; readonly count: number; readonly windowMs: number | null; readonly action: Action };
