@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 import type { Outcome } from '../core/outcome.ts';
 import type { OutboxListing, SinkTestResult } from '../core/ports/alert.ts';
-import { PROFILE_NAME_PATTERN } from '../core/ids.ts';
+import { PROFILE_NAME_PATTERN, TRACEPARENT_PATTERN } from '../core/ids.ts';
 import { PROFILE_BYTES_MAX, type EndpointName } from './endpoints.ts';
 import type {
   Approval,
@@ -99,6 +99,12 @@ const launchBody = z.strictObject({
   attach: z.boolean().describe('Wait with the launch until the caller attaches.'),
   tty: z.boolean().describe('Give the agent a terminal.'),
   stdin: z.boolean().describe('Give the agent the standard input of the caller.'),
+  traceparent: z
+    .string()
+    .regex(TRACEPARENT_PATTERN, 'must be a traceparent of W3C Trace Context, version 00')
+    .nullable()
+    .optional()
+    .describe('The trace that the run is part of: given to the agent, and told in its incidents.'),
 });
 
 const approvalParams = z.strictObject({

@@ -81,6 +81,8 @@ export type LaunchRequest = {
   readonly attach: boolean;
   readonly tty: boolean;
   readonly stdin: boolean;
+  /** The trace that the run is part of: `traceparent` of W3C Trace Context, version 00. */
+  readonly traceparent?: string | null | undefined;
 };
 
 export type RunStreams = {
@@ -184,6 +186,8 @@ export type IncidentSummary = {
   readonly severity: Severity;
   readonly summary: string;
   readonly quarantined: boolean;
+  /** When it was ended by a person or by a clean run; null while it is open. */
+  readonly closedAt: string | null;
 };
 
 export type Severity = 'low' | 'medium' | 'high' | 'critical';
@@ -201,6 +205,7 @@ export type Incident = {
     readonly owner: string;
     readonly labels: Readonly<Record<string, string>>;
     readonly launchedBy: Caller;
+    readonly traceparent: string | null;
   };
   readonly what: {
     readonly reason: string;
@@ -208,6 +213,8 @@ export type Incident = {
     readonly summary: string;
     readonly explanation: string;
     readonly severity: Severity;
+    /** What MITRE ATLAS and OWASP call such a thing; empty where nothing fits. */
+    readonly tags: readonly string[];
   };
   readonly evidence: {
     readonly breach: Breach;
@@ -217,8 +224,14 @@ export type Incident = {
     readonly usage: Usage;
     readonly usageBefore: Usage | null;
     readonly bounds: readonly Bound[];
+    /** The last decisions about what the agent tried to reach: refused, and let through. */
     readonly lastDenials: readonly Breach['denial'][];
+    readonly lastAllowed: readonly AllowedDestination[];
     readonly topProcesses: readonly ProcessEvidence[];
+    /** How the run came to its end, oldest first. */
+    readonly curve: readonly CurvePoint[];
+    /** The last lines of the agent's output, when the configuration of the daemon asks for them. */
+    readonly logLines: readonly string[];
   };
   readonly action: {
     readonly asked: string;
@@ -227,14 +240,55 @@ export type Incident = {
     readonly survivors: number;
   };
   readonly times: {
+    /** When the bound was crossed, where that is known exactly; a look at counters only knows that it was before. */
+    readonly crossedAt: string | null;
     readonly detectedAt: string;
     readonly signalledAt: string | null;
     readonly emptyAt: string | null;
     readonly detectedToEmptyMs: number | null;
   };
-  readonly context: { readonly earlierIncidents: number; readonly quarantined: boolean };
-  readonly trust: { readonly fromSeq: number; readonly toSeq: number; readonly hash: string };
+  readonly context: {
+    readonly earlierIncidents: number;
+    /** The one before this, of the same agent. */
+    readonly last: { readonly id: string; readonly at: string } | null;
+    readonly quarantined: boolean;
+    /** How it ended; null while it is open. What a webhook carries was said when it was opened. */
+    readonly closed: IncidentClosing | null;
+  };
+  readonly trust: {
+    readonly fromSeq: number;
+    readonly toSeq: number;
+    readonly hash: string;
+    /** The latest signed place of the ledger. */
+    readonly checkpoint: { readonly seq: number; readonly note: string } | null;
+  };
   readonly cure: string;
+};
+
+/** `released`: a person said so; `clean-run`: a later run of the same agent ended by itself, with code 0. */
+export type IncidentClosing = {
+  readonly at: string;
+  readonly how: 'released' | 'clean-run';
+  readonly by: string | null;
+};
+
+/** What was let through. `destination` is an address, or the name where the name check passed the connection on. */
+export type AllowedDestination = {
+  readonly destination: string;
+  readonly name: string | null;
+  readonly port: number;
+  readonly protocol: 'tcp' | 'udp';
+  readonly egressBytes: number;
+  readonly lastAt: string;
+};
+
+/** A point of a run's use: what an incident shows as a curve. */
+export type CurvePoint = {
+  readonly wallMs: number;
+  readonly cpuMs: number;
+  readonly memoryBytes: number;
+  readonly pids: number;
+  readonly egressBytes: number;
 };
 
 export type ProcessEvidence = {

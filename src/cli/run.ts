@@ -2,6 +2,7 @@ import { InvalidArgumentError, type Command } from 'commander';
 
 import type { Client } from '../api/client.ts';
 import type { LaunchRequest } from '../api/service.ts';
+import { TRACEPARENT_PATTERN } from '../core/ids.ts';
 import { attachedRun } from './attached-run.ts';
 import type { Invoke } from './commands.ts';
 import type { Context } from './context.ts';
@@ -9,7 +10,11 @@ import { signalExitCode } from './exit-code.ts';
 import { readProfile } from './launch-request.ts';
 import { isTty } from './terminal.ts';
 
-type Options = { readonly detach?: boolean; readonly label?: Readonly<Record<string, string>> };
+type Options = {
+  readonly detach?: boolean;
+  readonly label?: Readonly<Record<string, string>>;
+  readonly traceparent?: string;
+};
 
 export function define(command: Command, invoke: Invoke): void {
   command
@@ -18,6 +23,7 @@ export function define(command: Command, invoke: Invoke): void {
     .argument('[command...]', 'after `--`: what to run, for a profile with `command: any`')
     .option('-d, --detach', 'print the run id and come back at once')
     .option('--label <key=value>', 'shown with the run and in its incidents; may be repeated', collectLabel)
+    .option('--traceparent <id>', 'trace to go on with (default: TRACEPARENT, where it is set and valid)', checkTrace)
     .addHelpText(
       'after',
       '\nExit codes: the agent’s own; 124 ended by a limit, a budget or the supervisor;\n' +
@@ -43,6 +49,7 @@ async function run(
     // With --json stdout belongs to the outcome, so there is no terminal to give away.
     tty: attach && !json && isTty(terminal.stdin) && isTty(terminal.stdout),
     stdin: attach,
+    traceparent: asked.options.traceparent ?? traceOf(terminal.env['TRACEPARENT']),
   };
   const client = await context.client();
   const launched = await launch({ context, client, request });
@@ -78,6 +85,16 @@ async function launch(options: {
   } finally {
     release();
   }
+}
+
+function checkTrace(text: string): string {
+  if (TRACEPARENT_PATTERN.test(text)) return text;
+  throw new InvalidArgumentError('It must be a traceparent of version 00: 00-<32 hex digits>-<16>-<2>, in lower case.');
+}
+
+/** A variable that is not valid is what the standard says it is: no trace. */
+function traceOf(variable: string | undefined): string | null {
+  return variable !== undefined && TRACEPARENT_PATTERN.test(variable) ? variable : null;
 }
 
 function collectLabel(text: string, earlier: Readonly<Record<string, string>> = {}): Readonly<Record<string, string>> {

@@ -65,6 +65,11 @@ async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
     startedAt: container.startedAt,
     startedAtMs,
   });
+  // Ended for a breach, and the daemon was gone before it could say so: now it is said.
+  if (run.breach !== null) {
+    const times = { detectedMs: null, signalledMs: null, emptyMs: null };
+    parts.supervisor.receive({ kind: 'breached', runId, ...run.breach, times, processes: [] });
+  }
   return true;
 }
 
@@ -91,7 +96,9 @@ function profileFrom(admission: LedgerRecord): Omit<Admission, 'image'> | null {
   if (!resolved.ok) return null;
   const command = admission['command'];
   if (!Array.isArray(command) || !command.every((word) => typeof word === 'string')) return null;
-  return { spec: { ...resolved.spec, command }, profileText: text, document: parsed.document };
+  // On record it is without what looks like a secret; what the container runs it was given at its launch.
+  const spec = resolved.spec.commandFromCaller ? { ...resolved.spec, command } : resolved.spec;
+  return { spec, profileText: text, document: parsed.document };
 }
 
 function requestFrom(admission: LedgerRecord): LaunchRequest {
@@ -103,6 +110,7 @@ function requestFrom(admission: LedgerRecord): LaunchRequest {
     attach: admission['attach'] === true,
     tty: admission['tty'] === true,
     stdin: admission['stdin'] === true,
+    traceparent: textOf(admission, 'traceparent') || null,
   };
 }
 

@@ -51,6 +51,8 @@ const Config = z.strictObject({
     .prefault({}),
   /** A profile can name a sink but never carry a URL. */
   sinks: SinksConfig.default({}),
+  /** What an incident holds beside the facts: the last lines of the agent's output, which may say anything. */
+  incidents: z.strictObject({ logLines: z.int().min(0).max(100).default(0) }).prefault({}),
   /** Figures over TCP, on loopback; left out: on the socket alone. */
   metrics: z.strictObject({ port: z.int().min(1_024).max(65_535) }).optional(),
   /** What an orderly stop of the daemon does with its runs: ends them, or leaves them to the kernel, the warden and the next daemon. */

@@ -30,8 +30,9 @@ export class HostDesk implements HostService {
     return { removed };
   }
 
-  async checkpoint(): Promise<LedgerCheckpoint> {
+  async checkpoint(caller: Caller): Promise<LedgerCheckpoint> {
     const { ledger } = this.options;
+    ledger.append({ kind: 'command.issued', command: 'ledger checkpoint', caller }).flushed.catch(() => undefined);
     const signed = ledger.checkpoint();
     const key = ledger.publicKey();
     if (signed === null || key === null) throw fail('LEDGER_UNWRITABLE', { detail: 'this ledger has no key' });

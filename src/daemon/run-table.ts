@@ -4,6 +4,7 @@ import type { Outcome } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { Caller, RunDetail, RunPhase, RunView } from '../api/service.ts';
 import type { Spec } from '../profile/spec.ts';
+import { redactCommand } from '../report/redact.ts';
 import type { Driver } from '../run/driver.ts';
 import { containerIdOf } from '../run/state.ts';
 
@@ -160,7 +161,7 @@ export function detailOf(entry: RunEntry, more: Pick<RunDetail, 'destinations' |
     profilePath: entry.profilePath,
     image: spec.image,
     imageDigest: state.imageDigest,
-    command: spec.command,
+    command: redactCommand(spec.command),
     containerId: containerIdOf(state),
     address: network?.address ?? null,
     network: network?.subnet ?? null,

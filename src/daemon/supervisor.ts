@@ -26,12 +26,15 @@ import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
 import { Turns } from '../fence/turns.ts';
 import { explainAlive, explainOutcome } from '../report/explain.ts';
+import { redactCommand } from '../report/redact.ts';
 import { Driver } from '../run/driver.ts';
 import type { RunPorts } from '../run/ports.ts';
 import { containerIdOf, initialState } from '../run/state.ts';
 import { admit, type Admission, type AdmissionWorld } from './admission.ts';
 import type { ApprovalDesk } from './approvals.ts';
 import type { IncidentDesk } from './incident-desk.ts';
+import type { KnownSecrets } from './known-secrets.ts';
+import type { TrafficDesk } from './traffic-desk.ts';
 import { followLedger } from './event-stream.ts';
 import { describeRefusal } from './refusal.ts';
 import { reloadProfile } from './reload.ts';
@@ -57,6 +60,8 @@ export type SupervisorOptions = {
   readonly ledger: Ledger;
   readonly incidents: IncidentDesk;
   readonly approvals: ApprovalDesk;
+  readonly secrets: KnownSecrets;
+  readonly traffic: TrafficDesk;
   /** Whether this caller decides for runs that somebody launched. */
   mayDecide(caller: Caller, launchedBy: Caller): Promise<boolean>;
   readonly table: RunTable;
@@ -87,6 +92,8 @@ export type AdoptedPast = {
   readonly startedAt: string;
   readonly startedAtMs: number;
 };
+
+type RunReport = Extract<WardenReport, { readonly runId: string }>;
 
 /** Admits launches, owns the drivers, and hands each report of the warden and the engine to the run it is about. */
 export class Supervisor implements RunService {
@@ -140,8 +147,9 @@ export class Supervisor implements RunService {
       owner: spec.owner,
       image: spec.image,
       imageDigest: image.digest,
-      command: spec.command,
-      labels: run.labels,
+      command: redactCommand(this.options.secrets.hide(runId, spec.command)),
+      labels: this.options.secrets.hide(runId, run.labels),
+      traceparent: request.traceparent ?? null,
       attach: request.attach,
       tty: request.tty,
       stdin: request.stdin,
@@ -201,8 +209,14 @@ export class Supervisor implements RunService {
 
   private add(entry: RunEntry): void {
     this.options.table.add(entry);
+    this.options.traffic.begin(entry.driver.state.runId, entry.spec.name);
     // Never rejects: an outcome is an outcome, whatever it is.
-    void entry.driver.outcome.then(({ runId }) => this.options.approvals.forget(runId));
+    void entry.driver.outcome.then((outcome) => {
+      this.options.approvals.forget(outcome.runId);
+      this.options.traffic.forget(outcome.runId);
+      this.options.secrets.forget(outcome.runId);
+      this.options.incidents.runEnded(outcome, entry.admittedSeq);
+    });
   }
 
   private recordRefusal(request: LaunchRequest, caller: Caller, error: unknown): void {
@@ -393,20 +407,25 @@ export class Supervisor implements RunService {
   }
 
   async release(profile: string, caller: Caller): Promise<void> {
-    if (!this.options.incidents.isQuarantined(profile))
-      throw fail('NOT_QUARANTINED', { detail: `${profile} is not in quarantine` });
+    if (!this.options.incidents.isQuarantined(profile) && !this.options.incidents.hasOpen(profile))
+      throw fail('NOT_QUARANTINED', { detail: `${profile} is not in quarantine and has no open incident` });
     this.options.incidents.release(profile, caller);
   }
 
   /** From the warden's pipe. */
   receive(report: WardenReport): void {
     if (!('runId' in report)) return;
+    this.take(this.options.secrets.hide(report.runId, report));
+  }
+
+  private take(report: RunReport): void {
     const entry = this.options.table.get(report.runId);
     if (entry === undefined) return;
     if (report.kind === 'denied') {
       const { destination, port } = report.denial;
       countDenial(entry, port === null ? destination : `${destination}:${port}`, 1 + report.suppressed);
     }
+    if (report.kind === 'sampled') this.options.incidents.keepSample(report.runId, report.usage);
     if (report.kind === 'asked') this.options.approvals.askAddress(report.runId, report);
     if (report.kind === 'breached') this.options.incidents.keepProcesses(report.runId, report.processes);
     entry.driver.receive(report);

@@ -42,6 +42,22 @@ function outcomeOf(runId: string): Outcome {
 }
 
 function incidentOf(id: string): object {
+  const seen = { breach: {}, usage: {}, alsoBreached: [], bounds: [], lastDenials: [], topProcesses: [] };
+  return {
+    id,
+    cure: '',
+    subject: { traceparent: null },
+    what: { tags: [] },
+    evidence: { ...seen, lastAllowed: [], curve: [], logLines: [] },
+    action: {},
+    times: { crossedAt: null },
+    context: { last: null, closed: null },
+    trust: { checkpoint: null },
+  };
+}
+
+/** As a version wrote it that told less. */
+function oldIncidentOf(id: string): object {
   const evidence = { breach: {}, usage: {}, alsoBreached: [], bounds: [], lastDenials: [], topProcesses: [] };
   return { id, cure: '', subject: {}, what: {}, evidence, action: {}, times: {}, context: {}, trust: {} };
 }
@@ -90,7 +106,7 @@ test('keeps the latest of many ended runs', async () => {
 test('counts incidents, and knows which alerts are settled', async () => {
   const replay = await replayOf([
     { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: incidentOf('i1') },
-    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: incidentOf('i2') },
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: oldIncidentOf('i2') },
     { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: { id: 'i3' } },
     { kind: 'alert.delivered', sink: 'ops', id: 'i1_opened' },
     { kind: 'alert.failed', sink: 'ops', id: 'i2_opened', final: false },
@@ -112,6 +128,29 @@ test('knows what deleted files would have said, and what came after', async () =
   ]);
   expect([...replay.quarantined]).toEqual([['rome', { incidentId: 'i1', at: AT }]]);
   expect([...replay.incidentsByProfile]).toEqual([['rome', 5]]);
+});
+
+test('knows which incidents are over, and how', async () => {
+  const replay = await replayOf([
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: incidentOf('i1') },
+    { kind: 'incident.opened', profile: 'rome', sinks: ['ops'], incident: incidentOf('i2') },
+    { kind: 'incident.closed', profile: 'rome', incidentId: 'i1', how: 'released', by: 'user 0' },
+    { kind: 'incident.closed', profile: 'rome', incidentId: 'i2', how: 'forgotten' },
+    { kind: 'incident.closed', profile: 'rome', incidentId: 'i7', how: 'released' },
+  ]);
+  expect(replay.incidents.map(({ incident }) => incident.context.closed)).toEqual([
+    { at: AT, how: 'released', by: 'user 0' },
+    null,
+  ]);
+});
+
+test('keeps what ended a run whose end was not said any more', async () => {
+  const breach = { kind: 'breach', runId: 'r1', profile: 'rome', breach: { rule: 'budget.cpu' }, usage: {} } as const;
+  const later = { ...breach, breach: { rule: 'budget.wall' } };
+  const open = await replayOf([admitted('r1'), breach, later]);
+  expect(open.open).toMatchObject([{ runId: 'r1', breach: { breach: { rule: 'budget.cpu' }, usage: {} } }]);
+  const over = await replayOf([admitted('r1'), breach, ended('r1')]);
+  expect(over.open).toEqual([]);
 });
 
 test('sees whether the last daemon stopped or was killed', async () => {

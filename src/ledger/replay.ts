@@ -1,5 +1,5 @@
 import type { Incident } from '../api/service.ts';
-import type { Outcome } from '../core/outcome.ts';
+import type { Breach, Outcome, Usage } from '../core/outcome.ts';
 import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
 
 /**
@@ -40,6 +40,8 @@ export type OpenRun = {
   readonly containerId: string | null;
   /** Milliseconds since boot at which it started; null before that. */
   readonly startedAtMs: number | null;
+  /** What ended it, when the daemon went away before it could say so. */
+  readonly breach: { readonly breach: Breach; readonly usage: Usage } | null;
 };
 
 /** `stoppedAt` is null for one that was killed; `lastAt` is then the last that is known of it. */
@@ -100,12 +102,16 @@ class Replaying implements Replay {
             launchDigest: textOf(record['profileDigest']),
             containerId: null,
             startedAtMs: null,
+            breach: null,
           };
           keep(this.#open, { key: runId, value: run, max: OPEN_KEPT_MAX });
         }
         return;
       case 'run.started':
         this.#started(runId, record);
+        return;
+      case 'breach':
+        this.#breached(runId, record);
         return;
       case 'run.changed':
         this.#changed(runId, record);
@@ -115,6 +121,9 @@ class Replaying implements Replay {
         return;
       case 'incident.opened':
         if (profile !== null) this.#incident(profile, record);
+        return;
+      case 'incident.closed':
+        this.#closed(record);
         return;
       case 'quarantine.set':
         if (profile !== null) {
@@ -149,6 +158,23 @@ class Replaying implements Replay {
     });
   }
 
+  /** The first one is the reason. */
+  #breached(runId: string | null, record: LedgerRecord): void {
+    const run = runId === null ? undefined : this.#open.get(runId);
+    const { breach, usage } = record;
+    if (run === undefined || run.breach !== null || !isObject(breach) || !isObject(usage)) return;
+    this.#open.set(run.runId, { ...run, breach: { breach: breach as Breach, usage: usage as Usage } });
+  }
+
+  #closed(record: LedgerRecord): void {
+    const known = this.#incidents.get(textOf(record['incidentId']) ?? '');
+    const { how } = record;
+    if (known === undefined || (how !== 'released' && how !== 'clean-run')) return;
+    const closed = { at: record.at, how, by: textOf(record['by']) } as const;
+    const context = { ...known.incident.context, quarantined: false, closed };
+    this.#incidents.set(known.incident.id, { ...known, incident: { ...known.incident, context } });
+  }
+
   #changed(runId: string | null, record: LedgerRecord): void {
     const run = runId === null ? undefined : this.#open.get(runId);
     const [profileText, profileDigest] = [textOf(record['profileText']), textOf(record['toDigest'])];
@@ -170,7 +196,7 @@ class Replaying implements Replay {
     const { incident, sinks: named } = record;
     if (!isIncident(incident)) return;
     const sinks = Array.isArray(named) ? named.filter((sink) => typeof sink === 'string') : [];
-    const value = { at: record.at, sinks, incident };
+    const value = { at: record.at, sinks, incident: completed(incident) };
     keep(this.#incidents, { key: incident.id, value, max: INCIDENTS_KEPT_MAX });
   }
 
@@ -222,6 +248,25 @@ function isIncident(value: unknown): value is Incident {
   if (typeof id !== 'string' || typeof cure !== 'string' || !parts.every(isObject)) return false;
   const { breach, usage, alsoBreached, bounds, lastDenials, topProcesses } = evidence as Partial<Incident['evidence']>;
   return isObject(breach) && isObject(usage) && [alsoBreached, bounds, lastDenials, topProcesses].every(Array.isArray);
+}
+
+/** One that an earlier version wrote has not everything that is told of an incident today. */
+function completed(incident: Incident): Incident {
+  const { subject, what, evidence, times, context, trust } = incident;
+  return {
+    ...incident,
+    subject: { ...subject, traceparent: subject.traceparent ?? null },
+    what: { ...what, tags: what.tags ?? [] },
+    evidence: {
+      ...evidence,
+      lastAllowed: evidence.lastAllowed ?? [],
+      curve: evidence.curve ?? [],
+      logLines: evidence.logLines ?? [],
+    },
+    times: { ...times, crossedAt: times.crossedAt ?? null },
+    context: { ...context, last: context.last ?? null, closed: context.closed ?? null },
+    trust: { ...trust, checkpoint: trust.checkpoint ?? null },
+  };
 }
 
 function isObject(value: unknown): value is object {

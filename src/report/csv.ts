@@ -19,7 +19,7 @@ export function csvOf(record: LedgerRecord): string {
     run: record.runId,
     caller_uid: fieldsOf(record['caller'])['uid'],
     rule: denial['rule'] ?? breach['rule'] ?? record['rule'],
-    destination: denial['destination'] ?? record['address'],
+    destination: denial['destination'] ?? record['destination'] ?? record['address'],
     text: renderEvent(record),
     record: JSON.stringify(record),
   };

@@ -1,14 +1,7 @@
+import type { CurvePoint } from '../api/service.ts';
 import type { Usage } from '../core/outcome.ts';
 
-/** How a run came to its end: a few points of its use, the last ones the closest together in what they tell. */
-export type CurvePoint = {
-  readonly wallMs: number;
-  readonly cpuMs: number;
-  readonly memoryBytes: number;
-  readonly pids: number;
-  readonly egressBytes: number;
-};
-
+/** How a run came to its end: a few points of its use over the whole of it. */
 export type Curve = { readonly points: readonly CurvePoint[]; readonly everyMs: number };
 
 const POINTS_MAX = 48;

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { Incident } from '../api/service.ts';
 import { REASONS } from '../core/outcome.ts';
 import type { Breach, Denial } from '../core/outcome.ts';
 import { parseRule } from '../profile/rules.ts';
@@ -8,7 +9,18 @@ import { severityOf, summaryOf } from './incident.ts';
 import { incidentNotice } from './notice.ts';
 import { profileAmount } from './measure.ts';
 import { renderIncident, renderIncidentList, summaryOfIncident } from './render.ts';
-import { cpuBreach, endedState, incidentOf, nameDenial, spec, sshBreach, sshDenial, usage } from './testing.ts';
+import {
+  allowedSite,
+  cpuBreach,
+  endedState,
+  incidentOf,
+  nameDenial,
+  spec,
+  sshBreach,
+  sshDenial,
+  TRACE,
+  usage,
+} from './testing.ts';
 
 describe('buildIncident', () => {
   test('holds everything that an incident has to tell', () => {
@@ -24,6 +36,7 @@ describe('buildIncident', () => {
         owner: 'research@example.com',
         labels: { team: 'red' },
         launchedBy: { uid: 1_000, gid: 1_000, pid: 77 },
+        traceparent: TRACE,
       },
       what: {
         reason: 'budget.denials',
@@ -33,6 +46,7 @@ describe('buildIncident', () => {
           'egress decided: 203.0.113.10:22/tcp is not in egress.allow. It was not let through; port 22 is the usual one ' +
           'of SSH. Refused attempts are counted against `budget.denials`; crossing it ends the run.',
         severity: 'high',
+        tags: ['ATLAS AML.T0072 Reverse Shell', 'OWASP ASI10 Rogue Agents'],
       },
       evidence: {
         breach: sshBreach,
@@ -48,17 +62,34 @@ describe('buildIncident', () => {
         usageBefore: usage,
         bounds: [],
         lastDenials: [sshDenial],
+        lastAllowed: [allowedSite],
         topProcesses: [],
+        curve: [
+          { wallMs: 1_000, cpuMs: 200, memoryBytes: 8 * 2 ** 20, pids: 2, egressBytes: 0 },
+          { wallMs: 5_300, cpuMs: 1_250, memoryBytes: 16 * 2 ** 20, pids: 4, egressBytes: 2_048 },
+        ],
+        logLines: [],
       },
       action: { asked: 'kill', taken: 'kill', signal: 'SIGKILL', survivors: 0 },
       times: {
+        crossedAt: null,
         detectedAt: '2026-10-05T08:00:05.200Z',
         signalledAt: '2026-10-05T08:00:05.200Z',
         emptyAt: '2026-10-05T08:00:05.204Z',
         detectedToEmptyMs: 4.3,
       },
-      context: { earlierIncidents: 2, quarantined: true },
-      trust: { fromSeq: 10, toSeq: 17, hash: 'ab'.repeat(32) },
+      context: {
+        earlierIncidents: 2,
+        last: { id: 'iaaaaaaaaaaaa', at: '2026-10-04T07:00:00.000Z' },
+        quarantined: true,
+        closed: null,
+      },
+      trust: {
+        fromSeq: 10,
+        toSeq: 17,
+        hash: 'ab'.repeat(32),
+        checkpoint: { seq: 12, note: 'ringfence ledger\n12\n' },
+      },
       cure:
         'add under `egress.allow`: - 203.0.113.10/32:22\n' +
         'or let it be refused more often before it is ended: `budget.denials` from 0 to 10',
@@ -240,26 +271,58 @@ describe('renderIncident', () => {
       'rome tried to reach 203.0.113.10:22/tcp, which its profile does not allow, and was killed.',
       '',
       'agent     rome, run r0123456789ab, owner research@example.com',
+      `trace     ${TRACE}`,
       `profile   ${spec.profileDigest}`,
       `image     sha256:${'2'.repeat(64)}`,
       'labels    team=red',
       'rule      budget.denials',
       'why       egress decided: 203.0.113.10:22/tcp is not in egress.allow. It was not let through; port 22 is the',
       '          usual one of SSH. Refused attempts are counted against `budget.denials`; crossing it ends the run.',
+      'known as  ATLAS AML.T0072 Reverse Shell, OWASP ASI10 Rogue Agents',
       'measured  1 denial, 0 denials allowed',
       'process   42 /usr/bin/ssh: ssh -N -R 2222:127.0.0.1:22 x@203.0.113.10 (12 ms of CPU)',
       '          started by python3 ← init',
       'refused   203.0.113.10:22/tcp, by egress',
+      'allowed   192.0.2.40:443/tcp (api.example.test), 2 KiB out',
       'used      5.3 s wall, 1.25 s CPU, peak 24 MiB and 4 processes, 2 KiB out, 40 KiB in, 1 refused',
       'action    kill with SIGKILL, 4.3 ms from detection to the end, no process left',
-      'earlier   2 incidents of this agent before',
-      'now       in quarantine until `ringfence release rome`',
-      `ledger    records 10 to 17, ${'ab'.repeat(32)}`,
+      'earlier   2 incidents of this agent before, the last iaaaaaaaaaaaa at 2026-10-04T07:00:00.000Z',
+      'now       open, in quarantine until `ringfence release rome`',
+      `ledger    records 10 to 17, ${'ab'.repeat(32)}; signed up to 12`,
       'cure      if the agent was right:',
       '          add under `egress.allow`: - 203.0.113.10/32:22',
       '          or let it be refused more often before it is ended: `budget.denials` from 0 to 10',
       '',
     ]);
+  });
+
+  test('draws how it came to its end, and shows the output that was asked for', () => {
+    const curve = [0, 1, 2, 3].map((second) => ({
+      wallMs: second * 1_000,
+      cpuMs: second < 2 ? 0 : (second - 1) * 500,
+      memoryBytes: second * 2 ** 20,
+      pids: 1,
+      egressBytes: 0,
+    }));
+    const text = renderIncident(incidentOf(sshBreach, { curve, logLines: ['about to call\u001b[31m home'] }));
+    expect(text).toContain('curve     cpu     ▁██  up to 0.5 cores\n          memory  ▃▆█  up to 3 MiB');
+    expect(text).toContain('output    about to call\\u{1b}[31m home');
+  });
+
+  test('says whether it is over, and how', () => {
+    const incident = incidentOf(sshBreach);
+    const closedAs = (closed: Incident['context']['closed']): string =>
+      renderIncident({ ...incident, context: { ...incident.context, quarantined: false, closed } });
+    const at = '2026-10-05T09:00:00.000Z';
+    expect(closedAs(null)).toContain('now       open; a new run may start, and ends it if it ends well');
+    expect(closedAs({ at, how: 'released', by: 'user 0' })).toContain(`now       over since ${at}, released by user 0`);
+    expect(closedAs({ at, how: 'clean-run', by: null })).toContain(`over since ${at}, when a run of this agent ended`);
+  });
+
+  test('knows when a clock was crossed', () => {
+    const breach = { ...cpuBreach, reason: 'budget.wall' as const, rule: 'budget.wall', measured: 5_010, limit: 5_000 };
+    const { times } = incidentOf(breach);
+    expect(times.crossedAt).toBe('2026-10-05T08:00:05.000Z');
   });
 
   test('has colours only when asked', () => {

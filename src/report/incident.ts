@@ -1,4 +1,4 @@
-import type { Caller, Incident, ProcessEvidence, Severity } from '../api/service.ts';
+import type { AllowedDestination, Caller, CurvePoint, Incident, ProcessEvidence, Severity } from '../api/service.ts';
 import { assertNever } from '../core/assert.ts';
 import type { Action, Breach, Denial } from '../core/outcome.ts';
 import { printable } from '../core/text.ts';
@@ -6,8 +6,9 @@ import { formatDuration } from '../core/units.ts';
 import { momentOf, signalOf } from '../run/classify.ts';
 import type { RunEnd, RunState } from '../run/state.ts';
 import { cureFor } from './cure.ts';
-import { boundedBreach, boundedDenial, boundedProcess, fitIncident } from './fit.ts';
+import { boundedAllowed, boundedBreach, boundedDenial, boundedLine, boundedProcess, fitIncident } from './fit.ts';
 import { destinationOf, formatAmount, usualPort } from './measure.ts';
+import { tagsOf } from './tags.ts';
 
 export type IncidentFacts = {
   readonly id: string;
@@ -16,11 +17,17 @@ export type IncidentFacts = {
   readonly state: RunState;
   readonly labels: Readonly<Record<string, string>>;
   readonly launchedBy: Caller;
+  readonly traceparent: string | null;
   /** The process that did it and the busiest ones of the run, where they could be seen before they were dead. */
   readonly process: ProcessEvidence | null;
   readonly topProcesses: readonly ProcessEvidence[];
+  readonly lastAllowed: readonly AllowedDestination[];
+  readonly curve: readonly CurvePoint[];
+  /** As the agent wrote them, without their ends. */
+  readonly logLines: readonly string[];
   /** Of this profile, before this one. */
   readonly earlierIncidents: number;
+  readonly lastIncident: Incident['context']['last'];
   readonly quarantined: boolean;
   readonly trust: Incident['trust'];
 };
@@ -52,6 +59,7 @@ function wholeIncident(facts: IncidentFacts): Incident {
       owner: printable(spec.owner),
       labels: facts.labels,
       launchedBy: facts.launchedBy,
+      traceparent: facts.traceparent,
     },
     what: {
       reason: breach.reason,
@@ -59,6 +67,7 @@ function wholeIncident(facts: IncidentFacts): Incident {
       summary: summaryOf(spec.name, breach),
       explanation: explanationOf(breach, end?.detail ?? ''),
       severity: severityOf(breach, end?.alsoBreached ?? []),
+      tags: tagsOf([breach, ...(end?.alsoBreached ?? [])]),
     },
     evidence: {
       breach: boundedBreach(breach),
@@ -68,7 +77,10 @@ function wholeIncident(facts: IncidentFacts): Incident {
       usageBefore: end?.usageAtBreach ?? null,
       bounds: state.bounds,
       lastDenials: denials,
+      lastAllowed: facts.lastAllowed.map(boundedAllowed),
       topProcesses: facts.topProcesses.map(boundedProcess),
+      curve: facts.curve,
+      logLines: facts.logLines.map(boundedLine),
     },
     action: {
       asked: breach.action,
@@ -77,15 +89,26 @@ function wholeIncident(facts: IncidentFacts): Incident {
       survivors: state.survivors,
     },
     times: {
+      crossedAt: crossedAt(state, breach),
       detectedAt,
       signalledAt: momentOf(state, times.signalledMs),
       emptyAt: momentOf(state, times.emptyMs),
       detectedToEmptyMs: toEmptyMs === null ? null : Math.round(toEmptyMs * 10) / 10,
     },
-    context: { earlierIncidents: facts.earlierIncidents, quarantined: facts.quarantined },
+    context: {
+      earlierIncidents: facts.earlierIncidents,
+      last: facts.lastIncident,
+      quarantined: facts.quarantined,
+      closed: null,
+    },
     trust: facts.trust,
     cure: cureFor({ breach, denials, denialBudget: spec.budget.denials }).join('\n'),
   };
+}
+
+/** Wall time is a clock, so the moment is known; of counters only the look is known at which they were too high. */
+function crossedAt(state: RunState, breach: Breach): string | null {
+  return breach.reason === 'budget.wall' ? momentOf(state, breach.limit) : null;
 }
 
 /** An incident without a breach is a fault of ours; it is still reported rather than dropped. */

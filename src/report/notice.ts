@@ -90,6 +90,8 @@ function factsOf(incident: Incident): readonly AlertFact[] {
     { name: 'measured', value: formatBreach(evidence.breach) },
     { name: 'why', value: what.explanation },
     { name: 'run', value: subject.runId },
+    ...(subject.traceparent === null ? [] : [{ name: 'trace', value: subject.traceparent }]),
+    ...(what.tags.length === 0 ? [] : [{ name: 'known as', value: what.tags.join(', ') }]),
     ...(process === null ? [] : [{ name: 'process', value: `${process.executable} (pid ${process.pid})` }]),
     { name: 'action', value: action.survivors > 0 ? `${action.taken}, ${action.survivors} survivors` : action.taken },
     { name: 'dead after', value: latencyText(incident) },
@@ -99,5 +101,8 @@ function factsOf(incident: Incident): readonly AlertFact[] {
     { name: 'host', value: incident.host },
     { name: 'look', value: `ringfence incident ${incident.id}` },
     { name: 'ledger', value: `record ${incident.trust.toSeq}, ${incident.trust.hash}` },
+    ...(incident.trust.checkpoint === null
+      ? []
+      : [{ name: 'checkpoint', value: `signed up to record ${incident.trust.checkpoint.seq}` }]),
   ];
 }

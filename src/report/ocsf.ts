@@ -126,7 +126,25 @@ const MAPPINGS: Readonly<Partial<Record<RecordKind, Mapping>>> = {
       ...networkFields(record),
       action_id: ACTION.allowed,
       disposition_id: DISPOSITION.allowed,
-      traffic: { bytes_out: numberOf(record['egressBytes']), packets_out: numberOf(record['packets']) },
+      traffic: {
+        bytes_out: numberOf(record['egressBytes']),
+        ...(typeof record['ingressBytes'] === 'number' ? { bytes_in: record['ingressBytes'] } : {}),
+        ...(typeof record['packets'] === 'number' ? { packets_out: record['packets'] } : {}),
+      },
+      ...(typeof record['connections'] === 'number' ? { count: record['connections'] } : {}),
+      start_time: timeOf(record['fromAt']),
+      end_time: timeOf(record['toAt']),
+    },
+  }),
+  'incident.closed': (record) => ({
+    class: 'finding',
+    activity: FINDING.close,
+    severity: SEVERITY.info,
+    fields: {
+      is_alert: false,
+      finding_info: { uid: text(record['incidentId'], 64), title: 'the incident is over' },
+      evidences: [{ process: processOf(record) }],
+      status_detail: text(record['how'], 64),
     },
   }),
   'incident.opened': (record) => {

@@ -7,6 +7,7 @@ import { printable } from '../core/text.ts';
 const HIDDEN = '***';
 const ARGUMENTS_MAX = 64;
 const ARGUMENT_CHARS_MAX = 256;
+const COMMAND_WORDS_MAX = 128;
 /** Longer arguments are cut before anything looks for patterns in them. */
 const SCANNED_CHARS_MAX = 2_048;
 
@@ -20,14 +21,26 @@ const PORT = /^\d{1,5}$/;
 
 /** The same arguments, bounded, printable and without what looks like a secret. */
 export function redactArgv(argv: readonly string[]): string[] {
-  const redacted: string[] = [];
+  return redacted(argv, { argumentsMax: ARGUMENTS_MAX, charsMax: ARGUMENT_CHARS_MAX });
+}
+
+/** The command of a run, which is recorded once and may be a whole script. */
+export function redactCommand(command: readonly string[]): string[] {
+  return redacted(command, { argumentsMax: COMMAND_WORDS_MAX, charsMax: SCANNED_CHARS_MAX });
+}
+
+function redacted(
+  argv: readonly string[],
+  { argumentsMax, charsMax }: { readonly argumentsMax: number; readonly charsMax: number },
+): string[] {
+  const shown: string[] = [];
   let before = '';
-  for (const argument of argv.slice(0, ARGUMENTS_MAX)) {
-    redacted.push(isSecretOf(before, argument) ? HIDDEN : printable(redactOne(before, argument), ARGUMENT_CHARS_MAX));
+  for (const argument of argv.slice(0, argumentsMax)) {
+    shown.push(isSecretOf(before, argument) ? HIDDEN : printable(redactOne(before, argument), charsMax));
     before = argument;
   }
-  if (argv.length > ARGUMENTS_MAX) redacted.push(`… (${argv.length} arguments)`);
-  return redacted;
+  if (argv.length > argumentsMax) shown.push(`… (${argv.length} arguments)`);
+  return shown;
 }
 
 function isSecretOf(flag: string, argument: string): boolean {

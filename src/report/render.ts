@@ -1,4 +1,12 @@
-import type { Explanation, Incident, IncidentSummary, ProcessEvidence, Severity } from '../api/service.ts';
+import type {
+  AllowedDestination,
+  CurvePoint,
+  Explanation,
+  Incident,
+  IncidentSummary,
+  ProcessEvidence,
+  Severity,
+} from '../api/service.ts';
 import type { Breach, Denial, Usage } from '../core/outcome.ts';
 import { printable } from '../core/text.ts';
 import { formatBytes, formatDuration } from '../core/units.ts';
@@ -10,6 +18,8 @@ import { destinationOf, formatAmount, formatBreach } from './measure.ts';
 /** So that an incident stays on one screen; `--json` has all of them. */
 const DENIALS_SHOWN_MAX = 5;
 const PROCESSES_SHOWN_MAX = 3;
+const ALLOWED_SHOWN_MAX = 4;
+const LINES_SHOWN_MAX = 10;
 
 /** One incident on one screen. */
 export function renderIncident(incident: Incident, options: TextOptions = PLAIN): string {
@@ -22,27 +32,33 @@ export function renderIncident(incident: Incident, options: TextOptions = PLAIN)
   ].join('  ');
   const rows: Row[] = [
     ['agent', `${subject.profile}, run ${subject.runId}${subject.owner === '' ? '' : `, owner ${subject.owner}`}`],
+    ...rowOf('trace', subject.traceparent === null ? [] : [subject.traceparent]),
     ['profile', subject.profileDigest],
     ['image', subject.imageDigest ?? 'not known'],
     ...labelRow(subject.labels),
     ['rule', what.rule === what.reason ? what.rule : `${what.rule} (${what.reason})`],
     ['why', what.explanation],
+    ...rowOf('known as', what.tags.length === 0 ? [] : [what.tags.join(', ')]),
     ['measured', formatBreach(evidence.breach)],
     ...rowOf('also', evidence.alsoBreached.map(breachLine)),
     ...rowOf('process', evidence.process === null ? [] : processLines(evidence.process)),
     ...rowOf('refused', denialLines(evidence.lastDenials)),
+    ...rowOf('allowed', allowedLines(evidence.lastAllowed)),
     ['used', usageLine(evidence.usage)],
+    ...rowOf('curve', curveLines(evidence.curve)),
     ...rowOf(
       'busiest',
       evidence.topProcesses.slice(0, PROCESSES_SHOWN_MAX).map((each) => processLines(each)[0] ?? ''),
     ),
+    ...rowOf(
+      'output',
+      evidence.logLines.slice(-LINES_SHOWN_MAX).map((line) => printable(line, 200)),
+    ),
     ['action', actionLine(action, latencyText(incident))],
-    ['earlier', `${context.earlierIncidents} incidents of this agent before`],
-    [
-      'now',
-      context.quarantined ? `in quarantine until \`ringfence release ${subject.profile}\`` : 'a new run may start',
-    ],
-    ['ledger', `records ${trust.fromSeq} to ${trust.toSeq}, ${trust.hash}`],
+    ...rowOf('crossed', times.crossedAt === null ? [] : [times.crossedAt]),
+    ['earlier', earlierLine(context)],
+    ['now', stateLine(incident)],
+    ['ledger', `records ${trust.fromSeq} to ${trust.toSeq}, ${trust.hash}${signedText(trust.checkpoint)}`],
     ['cure', 'if the agent was right:', ...incident.cure.split('\n').map((line) => printable(line))],
   ];
   return `${head}\n${what.summary}\n\n${renderRows(rows, options)}\n`;
@@ -87,6 +103,54 @@ function denialLines(denials: readonly (Denial | null)[]): readonly string[] {
   return more > 0 ? [...lines.slice(0, DENIALS_SHOWN_MAX), `and ${more} more destinations`] : lines;
 }
 
+function allowedLines(allowed: readonly AllowedDestination[]): readonly string[] {
+  const lines = allowed.map((each) => {
+    const called = each.name === null || each.name === each.destination ? '' : ` (${printable(each.name)})`;
+    return `${printable(each.destination)}:${each.port}/${each.protocol}${called}, ${formatBytes(each.egressBytes)} out`;
+  });
+  const more = lines.length - ALLOWED_SHOWN_MAX;
+  return more > 0 ? [...lines.slice(0, ALLOWED_SHOWN_MAX), `and ${more} more`] : lines;
+}
+
+const BARS = '▁▂▃▄▅▆▇█';
+
+/** CPU and memory from the start to the end, each as one row of bars. */
+function curveLines(points: readonly CurvePoint[]): readonly string[] {
+  if (points.length < 3) return [];
+  const cores = points.slice(1).map((point, index) => {
+    const before = points[index] ?? point;
+    return (point.cpuMs - before.cpuMs) / Math.max(1, point.wallMs - before.wallMs);
+  });
+  const memory = points.slice(1).map((point) => point.memoryBytes);
+  return [
+    `cpu     ${bars(cores)}  up to ${Math.max(...cores).toFixed(1)} cores`,
+    `memory  ${bars(memory)}  up to ${formatBytes(Math.max(...memory))}`,
+  ];
+}
+
+function bars(values: readonly number[]): string {
+  const highest = Math.max(...values, Number.MIN_VALUE);
+  return values.map((value) => BARS[Math.max(0, Math.ceil((value / highest) * BARS.length) - 1)]).join('');
+}
+
+function earlierLine({ earlierIncidents, last }: Incident['context']): string {
+  const before = last === null ? '' : `, the last ${last.id} at ${last.at}`;
+  return `${earlierIncidents} incidents of this agent before${before}`;
+}
+
+function stateLine({ context, subject }: Incident): string {
+  const { closed, quarantined } = context;
+  if (closed?.how === 'clean-run') return `over since ${closed.at}, when a run of this agent ended well`;
+  if (closed !== null) return `over since ${closed.at}, released${closed.by === null ? '' : ` by ${closed.by}`}`;
+  return quarantined
+    ? `open, in quarantine until \`ringfence release ${subject.profile}\``
+    : `open; a new run may start, and ends it if it ends well`;
+}
+
+function signedText(checkpoint: Incident['trust']['checkpoint']): string {
+  return checkpoint === null ? '' : `; signed up to ${checkpoint.seq}`;
+}
+
 /** What a run has used, on one line. */
 export function usageLine(usage: Usage): string {
   const parts = [
@@ -116,10 +180,10 @@ export function renderIncidentList(incidents: readonly IncidentSummary[]): strin
     each.severity,
     each.profile,
     each.rule,
-    each.quarantined ? 'quarantined' : '',
+    each.quarantined ? 'quarantined' : each.closedAt === null ? 'open' : 'over',
     printable(each.summary, 160),
   ]);
-  return `${renderTable([['TIME', 'INCIDENT', 'SEVERITY', 'PROFILE', 'RULE', '', 'SUMMARY'], ...rows])}\n`;
+  return `${renderTable([['TIME', 'INCIDENT', 'SEVERITY', 'PROFILE', 'RULE', 'STATE', 'SUMMARY'], ...rows])}\n`;
 }
 
 export function summaryOfIncident(incident: Incident): IncidentSummary {
@@ -133,6 +197,7 @@ export function summaryOfIncident(incident: Incident): IncidentSummary {
     severity: incident.what.severity,
     summary: incident.what.summary,
     quarantined: incident.context.quarantined,
+    closedAt: incident.context.closed?.at ?? null,
   };
 }
 

@@ -1,4 +1,4 @@
-import type { Incident } from '../api/service.ts';
+import type { AllowedDestination, Incident } from '../api/service.ts';
 import type { Breach, Denial, Outcome, Usage } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { Spec } from '../profile/spec.ts';
@@ -9,6 +9,17 @@ import type { IncidentFacts } from './incident.ts';
 
 /** One run of `rome`, ended for trying to reach an SSH server: what the tests of this folder start from. */
 export const AT = '2026-10-05T08:00:00.000Z';
+
+export const TRACE = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
+
+export const allowedSite: AllowedDestination = {
+  destination: '192.0.2.40',
+  name: 'api.example.test',
+  port: 443,
+  protocol: 'tcp',
+  egressBytes: 2_048,
+  lastAt: AT,
+};
 
 export const usage: Usage = {
   ...USAGE_NONE,
@@ -152,10 +163,18 @@ export function incidentOf(breach: Breach, more: Partial<IncidentFacts> = {}): I
       parents: ['python3', 'init'],
       cpuMs: 12,
     },
+    traceparent: TRACE,
     topProcesses: [],
+    lastAllowed: [allowedSite],
+    curve: [
+      { wallMs: 1_000, cpuMs: 200, memoryBytes: 8 * 2 ** 20, pids: 2, egressBytes: 0 },
+      { wallMs: 5_300, cpuMs: 1_250, memoryBytes: 16 * 2 ** 20, pids: 4, egressBytes: 2_048 },
+    ],
+    logLines: [],
     earlierIncidents: 2,
+    lastIncident: { id: 'iaaaaaaaaaaaa', at: '2026-10-04T07:00:00.000Z' },
     quarantined: true,
-    trust: { fromSeq: 10, toSeq: 17, hash: 'ab'.repeat(32) },
+    trust: { fromSeq: 10, toSeq: 17, hash: 'ab'.repeat(32), checkpoint: { seq: 12, note: 'ringfence ledger\n12\n' } },
     ...more,
   });
 }

@@ -1,5 +1,5 @@
 import { assert, assertNever } from '../core/assert.ts';
-import { fail, messageOf, RingfenceError } from '../core/errors.ts';
+import { fail, messageOf } from '../core/errors.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { Attachment, ContainerPlan } from '../core/ports/engine.ts';
@@ -7,7 +7,15 @@ import type { FenceLease } from '../core/ports/fence.ts';
 import type { RecordDraft } from '../core/ports/record.ts';
 import type { CgroupPaths, WardenReport } from '../core/ports/warden.ts';
 import type { Spec } from '../profile/spec.ts';
-import type { ChangeRefusal, DeadlineName, EffectFailure, RunEffect, RunEvent, Stamp } from './events.ts';
+import { failureOf, leafPathsOrNull, now } from './effects.ts';
+import {
+  isRequest,
+  type ChangeRefusal,
+  type DeadlineName,
+  type RunEffect,
+  type RunEvent,
+  type Stamp,
+} from './events.ts';
 import type { RunPorts } from './ports.ts';
 import type { Preparation, RunState } from './state.ts';
 import { adjusted, grantedOnceMore, UNADJUSTED, type Adjustment } from './adjust.ts';
@@ -54,6 +62,7 @@ export class Driver {
   private containerPlan: ContainerPlan | null = null;
   private fenceFindings: Promise<readonly string[]> = Promise.resolve(['they were never read back']);
   private adjustment: Adjustment = UNADJUSTED;
+  private opening: Promise<void> | null = null;
   private changing: PromiseWithResolvers<void> | null = null;
   private readonly settled = Promise.withResolvers<Outcome>();
   private readonly attached = Promise.withResolvers<Attachment | null>();
@@ -217,10 +226,11 @@ export class Driver {
         return this.inspectExit(effect.containerId);
       case 'record':
         // The ledger reports its own failure to the supervisor, which then refuses new launches; this run goes on.
-        ports.ledger.append(effect.draft).flushed.catch(() => undefined);
-        return null;
+        if (this.opening === null) return this.record(effect.draft);
+        return this.opening.then(() => void this.record(effect.draft));
       case 'open-incident':
-        ports.openIncident(this.current, this.incidentId);
+        // What follows it in the record follows it in time: nothing says that there is an incident before it is there.
+        this.opening = ports.openIncident(this.current, this.incidentId).catch(() => undefined);
         return null;
       case 'notify-held':
         ports.notifyHeld(this.current, effect.breach);
@@ -247,6 +257,11 @@ export class Driver {
       default:
         return assertNever(effect);
     }
+  }
+
+  private record(draft: RecordDraft): null {
+    this.ports.ledger.append(draft).flushed.catch(() => undefined);
+    return null;
   }
 
   private async prepare(preparation: Preparation): Promise<void> {
@@ -459,6 +474,8 @@ export class Driver {
   private async tearDown(): Promise<void> {
     for (const timer of this.timers.values()) clearTimeout(timer);
     this.timers.clear();
+    await this.opening;
+    if (this.current.startedAt !== null) await this.ports.settleTraffic();
     const failures = await this.teardown.run();
     this.attached.resolve(null);
     this.startedOrOver.resolve(false);
@@ -473,30 +490,4 @@ export class Driver {
     );
     return null;
   }
-}
-
-/** What people want waits behind what has happened. */
-function isRequest({ kind }: RunEvent): boolean {
-  return kind === 'end-requested' || kind === 'launch' || kind === 'change' || kind === 'resume';
-}
-
-async function now(work: () => void): Promise<void> {
-  work();
-}
-
-/** A first process that is already gone has no cgroup to look up: the parent's counters still tell its use. */
-function leafPathsOrNull(look: () => CgroupPaths): CgroupPaths | null {
-  try {
-    return look();
-  } catch {
-    return null;
-  }
-}
-
-function failureOf(error: unknown, effect: RunEffect): EffectFailure {
-  const code = error instanceof RingfenceError ? error.code : 'INTERNAL';
-  const exitCode =
-    error instanceof RingfenceError && typeof error.facts['exitCode'] === 'number' ? error.facts['exitCode'] : null;
-  const facts = { code, message: messageOf(error), exitCode };
-  return effect.kind === 'prepare' ? { ...facts, preparation: effect.preparation } : facts;
 }

@@ -67,6 +67,8 @@ export function environmentOf(options: {
   readonly cpuMillis: number;
   /** Whether the run has an authority of its own at TRUST_FOLDER. */
   readonly trust: boolean;
+  /** The trace that the caller is in, for an agent that knows how to go on with it. */
+  readonly traceparent?: string | null;
 }): readonly string[] {
   const { spec } = options;
   const imageNames = options.imageEnv.map((entry) => entry.split('=')[0] ?? '');
@@ -74,6 +76,7 @@ export function environmentOf(options: {
     ...(imageNames.includes('HOME') ? {} : { HOME: '/tmp' }),
     ...(options.trust ? TRUST_VARIABLES : {}),
     ...spec.env,
+    ...(typeof options.traceparent === 'string' ? { TRACEPARENT: options.traceparent } : {}),
     ...Object.fromEntries(spec.secrets.map(({ env }) => pathVariable(env))),
     RINGFENCE_RUN_ID: options.runId,
     RINGFENCE_PROFILE: spec.name,

@@ -108,3 +108,8 @@ export type RunEffect =
   | { readonly kind: 'tear-down' }
   | { readonly kind: 'set-deadline'; readonly name: DeadlineName; readonly afterMs: number }
   | { readonly kind: 'settle'; readonly outcome: Outcome };
+
+/** What people want waits behind what has happened. */
+export function isRequest({ kind }: RunEvent): boolean {
+  return kind === 'end-requested' || kind === 'launch' || kind === 'change' || kind === 'resume';
+}

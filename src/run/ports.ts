@@ -23,8 +23,13 @@ export type RunPorts = {
   readBack(options: { readonly containerId: string; readonly plan: ContainerPlan }): Promise<ReadBack>;
   /** Reads the base rules of the fence back: what is not as it must be. Never rejects; not being able to read is a finding. */
   fenceFindings(): Promise<readonly string[]>;
-  /** Writes the incident, sets the quarantine and queues the alerts. Never throws, never waits. */
-  openIncident(state: RunState, incidentId: string): void;
+  /**
+   * Takes the evidence that goes with the container, writes the incident, sets the quarantine and queues the alerts.
+   * Resolves within seconds, when the incident is on its way to the disk; never rejects.
+   */
+  openIncident(state: RunState, incidentId: string): Promise<void>;
+  /** Records what the run was let through, while the fence still knows. Resolves within a second, never rejects. */
+  settleTraffic(): Promise<void>;
   /** Queues the news that the run is held for the sinks of its profile. Never throws, never waits. */
   notifyHeld(state: RunState, breach: Breach): void;
   now(): Stamp;

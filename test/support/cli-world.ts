@@ -42,6 +42,7 @@ const INCIDENT: Incident = {
     owner: 'research@example.com',
     labels: { ticket: 'OPS-12' },
     launchedBy: { uid: 1000, gid: 1000, pid: 99 },
+    traceparent: null,
   },
   what: {
     reason: 'budget.cpu',
@@ -49,6 +50,7 @@ const INCIDENT: Incident = {
     summary: 'spinner used 20.3 s of CPU time, its budget is 20 s, and was killed.',
     explanation: 'CPU time is that of every process of the run together, as the kernel counts it.',
     severity: 'medium',
+    tags: [],
   },
   evidence: {
     breach: BREACH,
@@ -64,17 +66,21 @@ const INCIDENT: Incident = {
     usageBefore: null,
     bounds: FAKE_BOUNDS,
     lastDenials: [],
+    lastAllowed: [],
     topProcesses: [],
+    curve: [],
+    logLines: [],
   },
   action: { asked: 'kill', taken: 'kill', signal: 'SIGKILL', survivors: 0 },
   times: {
+    crossedAt: null,
     detectedAt: '2026-03-01T12:00:21.000Z',
     signalledAt: '2026-03-01T12:00:21.001Z',
     emptyAt: '2026-03-01T12:00:21.008Z',
     detectedToEmptyMs: 8,
   },
-  context: { earlierIncidents: 0, quarantined: true },
-  trust: { fromSeq: 3, toSeq: 9, hash: `sha256:${'ab'.repeat(32)}` },
+  context: { earlierIncidents: 0, last: null, quarantined: true, closed: null },
+  trust: { fromSeq: 3, toSeq: 9, hash: `sha256:${'ab'.repeat(32)}`, checkpoint: null },
   cure: 'raise budget.cpu to 40s',
 };
 

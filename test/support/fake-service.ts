@@ -214,6 +214,7 @@ export class FakeService implements Service {
       severity: incident.what.severity,
       summary: incident.what.summary,
       quarantined: this.quarantined.has(incident.subject.profile),
+      closedAt: incident.context.closed?.at ?? null,
     }));
   }
 
