@@ -39,7 +39,7 @@ test('none of the roads lets the agent of a profile out, and what is granted doe
     name: 'roads',
     command: ['sh', '-s'],
     egress: { allow: ALLOW },
-    limits: { memory: '512MiB', pids: 400, files: 1024 },
+    limits: { memory: '512MiB', pids: 800, files: 1024 },
     budget: { ...LENIENT.budget, wall: '2m' },
     on: LENIENT.on,
     more: { image: IMAGE },

@@ -20,7 +20,7 @@ const is =
   (packet: Packet): boolean =>
     protocols.includes(packet.protocol);
 
-const CURL = 'curl -sSk --max-time 4 -o /dev/null';
+const CURL = 'curl -sSk --max-time 3 -o /dev/null';
 const SSH =
   'timeout 3 ssh -v -N -T -o BatchMode=yes -o ConnectTimeout=3 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -R 0:127.0.0.1:22';
 const NO_ROUTE = 'the engine and the kernel route it nowhere';

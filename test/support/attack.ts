@@ -41,7 +41,7 @@ export type Place = {
 
 const ATTEMPT_SECONDS_MAX = 5;
 /** So many at a time; each has its own destination, so they do not disturb each other's verdict. */
-const ATTEMPTS_AT_ONCE = 36;
+const ATTEMPTS_AT_ONCE = 64;
 const LINES_MAX = 40;
 
 type Draft = Pick<Attack, 'id' | 'attempt' | 'through'> & Partial<Attack>;
