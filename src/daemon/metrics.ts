@@ -55,6 +55,8 @@ export class Metrics {
 
   constructor(sources: MetricsSources) {
     this.sources = sources;
+    // A counter that appears with its first event has no increase yet, so a rule over it would miss just that one.
+    for (const name of ['drift', 'enforcement_lost']) this.add(name, {}, 0);
   }
 
   /** For every record that is on disk. */

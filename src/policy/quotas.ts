@@ -57,6 +57,8 @@ export type QuotaState = {
   readonly raised: readonly RaisedLimit[];
   /** The breach that ends the run. */
   readonly breach: Breach | null;
+  /** Budgets whose crossing was told as what ends the run, or as one more cause. */
+  readonly ended: readonly BudgetPlan['budget'][];
 };
 
 export type RaisedLimit = { readonly budget: BudgetPlan['budget']; readonly limit: number };
@@ -68,6 +70,8 @@ export type QuotaJudgement = {
   readonly warnings: readonly QuotaWarning[];
   /** The breach that ends the run. Set by at most one judgement of a run: the first one wins. */
   readonly breach: Breach | null;
+  /** Further causes to end a run that ends: crossed at the same look or in its grace, each once, hardest first. */
+  readonly also: readonly Breach[];
   /** Budgets crossed for the first time whose action holds the run back but does not end it, hardest first. */
   readonly holds: readonly Breach[];
   /** A breach that asks for `kill` came while an earlier one is still in its grace: end the grace now. */
@@ -86,7 +90,7 @@ const CONNECTIONS_PER_MS_MAX = 500;
 const SEVERITY: Readonly<Record<Action, number>> = { warn: 0, throttle: 1, pause: 2, stop: 3, kill: 4 };
 
 export function newQuotaState(plan: QuotaPlan): QuotaState {
-  return { plan, denials: [], warned: [], held: [], raised: [], breach: null };
+  return { plan, denials: [], warned: [], held: [], raised: [], breach: null, ended: [] };
 }
 
 /** `nowMs` only orders denials in their window; wall time is part of the reading. */
@@ -94,17 +98,21 @@ export function judge(state: QuotaState, reading: QuotaReading, nowMs: number): 
   const denials = withinWindow(state, reading, nowMs);
   const uses = usesOf({ ...state, denials }, reading);
   const crossed = uses.filter((use) => use.crossed).toSorted((a, b) => SEVERITY[b.action] - SEVERITY[a.action]);
-  const ending = crossed.find(({ action }) => action === 'stop' || action === 'kill') ?? null;
+  const endings = crossed.filter(({ action }) => action === 'stop' || action === 'kill');
+  const ending = endings[0] ?? null;
   const breach = state.breach === null && ending !== null ? breachOf(ending, reading) : null;
   const escalate = state.breach !== null && state.breach.action !== 'kill' && ending?.action === 'kill';
+  const causes = endings.filter(({ budget }) => !state.ended.includes(budget));
+  const ended = causes.length === 0 ? state.ended : [...state.ended, ...causes.map(({ budget }) => budget)];
   // A run that ends is not held back any more.
   const fresh = state.breach === null && breach === null ? crossed.filter((use) => isNewHold(state, use)) : [];
   const held = fresh.length === 0 ? state.held : [...state.held, ...fresh.map(({ budget }) => budget)];
   const { warnings, warned } = warningsFor(state, uses);
   return {
-    state: { ...state, denials, warned, held, breach: state.breach ?? breach },
+    state: { ...state, denials, warned, held, ended, breach: state.breach ?? breach },
     warnings,
     breach,
+    also: causes.slice(breach === null ? 0 : 1).map((use) => breachOf(use, reading)),
     holds: fresh.map((use) => breachOf(use, reading)),
     escalate,
     nextSampleMs: nextSampleMs(state.plan, uses, held),

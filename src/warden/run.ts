@@ -351,6 +351,7 @@ export class WatchedRun {
     const { breach } = judgement;
     if (breach !== null && this.breach === null) this.end(breach, now);
     else if (judgement.escalate || (breach?.action === 'kill' && this.phase === 'stopping')) this.condemn();
+    for (const cause of judgement.also) this.reportBreach(cause, []);
   }
 
   /** A run that is asked to end must be able to. */
