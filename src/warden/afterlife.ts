@@ -10,6 +10,8 @@ import { RUN_ID_PATTERN } from '../core/ids.ts';
  */
 export type Afterlife = {
   hold(what: string): void;
+  /** Who wrote its number there last; null when nobody did. */
+  holder(what: string): number | null;
   /** Another living process has taken it. */
   takenByOther(what: string): boolean;
   release(what: string): void;
@@ -33,6 +35,7 @@ export function openAfterlife(directory: string): Afterlife {
       writeFileSync(next, own, { mode: 0o600 });
       renameSync(next, place(what));
     },
+    holder: (what) => holderOf(place(what)),
     takenByOther: (what) => {
       const holder = holderOf(place(what));
       return holder !== null && holder !== process.pid && isAlive(holder);

@@ -14,6 +14,7 @@ import type { Afterlife } from './afterlife.ts';
 import { DENIED_NAMES_FD, parseWardenConfig, REQUESTS_FD } from './config.ts';
 import type { WardenConfig } from './config.ts';
 import { runWardenLoop } from './loop.ts';
+import { endPredecessor } from './predecessor.ts';
 
 /**
  * The process of the warden: `node warden/process.js CONFIG` with the daemon at descriptor 3 and the DNS gate at 4.
@@ -21,7 +22,8 @@ import { runWardenLoop } from './loop.ts';
  */
 
 /** The warden of a daemon that died holds the feed until it sees the new claim, which it looks for every 200 ms. */
-const FEED_MS_MAX = 3_000;
+const FEED_MS_MAX = 4_000;
+const PREDECESSOR_MS_MAX = 2_000;
 const FEED_TRY_MS = 20;
 /** The kernel ends agents and engines before it ends the process that can end agents. */
 const OOM_SCORE = '-999';
@@ -31,7 +33,8 @@ function main(): void {
   mkdirSync(config.directory, { recursive: true, mode: 0o700 });
   protectFromOom();
   const afterlife = openAfterlife(config.directory);
-  const feed = config.nflogGroup === null ? null : openFeed(config.nflogGroup, afterlife);
+  const feed =
+    config.nflogGroup === null ? null : openFeed(config.nflogGroup, { afterlife, directory: config.directory });
   const egressHeldByKernel = config.egressHeldByKernel && feed !== null;
   const ipset = config.silenceSet !== null || config.trafficSets !== null ? openIpset() : null;
   const traffic = ipset === null ? null : openTraffic(config, { ipset, onlyReported: egressHeldByKernel });
@@ -51,14 +54,25 @@ function main(): void {
 }
 
 /** Null when it cannot be had: the daemon hears so in `ready`, and decides. */
-function openFeed(group: number, afterlife: Afterlife): Nflog | null {
+function openFeed(
+  group: number,
+  { afterlife, directory }: { readonly afterlife: Afterlife; readonly directory: string },
+): Nflog | null {
+  let predecessor = afterlife.holder(FEED);
   afterlife.hold(FEED);
-  const deadline = bootTimeMs() + FEED_MS_MAX;
+  const startedAtMs = bootTimeMs();
   for (;;) {
     try {
       return openNflog({ group });
     } catch (error) {
-      if (bootTimeMs() > deadline) {
+      const waitedMs = bootTimeMs() - startedAtMs;
+      if (waitedMs > PREDECESSOR_MS_MAX && predecessor !== null) {
+        if (endPredecessor({ pid: predecessor, directory })) {
+          process.stderr.write(`warden: the one before, process ${predecessor}, stood still and was ended\n`);
+        }
+        predecessor = null;
+      }
+      if (waitedMs > FEED_MS_MAX) {
         process.stderr.write(`warden: no feed of denied packets: ${messageOf(error)}\n`);
         return null;
       }
