@@ -9,6 +9,8 @@ import type { Fence } from '../core/ports/fence.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import type { WardenReport } from '../core/ports/warden.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
+import { gpuChecks } from './gpu-checks.ts';
+import type { GpuDesk } from './gpu-desk.ts';
 
 export type DoctorParts = {
   readonly engine: Engine;
@@ -16,6 +18,7 @@ export type DoctorParts = {
   readonly ledger: Ledger;
   readonly wardenReady: Extract<WardenReport, { kind: 'ready' }>;
   gateListening(): boolean;
+  readonly gpus: Pick<GpuDesk, 'state'>;
 };
 
 const TOOL_MS_MAX = 5_000;
@@ -27,7 +30,7 @@ const ENGINE_FLOOR = '20.10';
 export async function examineHost(parts: DoctorParts): Promise<DoctorReport> {
   const checks = (
     await Promise.all([
-      engineChecks(parts.engine),
+      engineChecks(parts.engine, parts.gpus),
       Promise.resolve(cgroupChecks()),
       Promise.resolve(wardenChecks(parts)),
       fenceChecks(parts.fence),
@@ -53,7 +56,7 @@ function missing(name: string, found: { readonly evidence: string; readonly fix:
   return { name, state: 'missing', rung: 'none', ...found };
 }
 
-async function engineChecks(engine: Engine): Promise<readonly DoctorCheck[]> {
+async function engineChecks(engine: Engine, gpus: DoctorParts['gpus']): Promise<readonly DoctorCheck[]> {
   let facts: EngineFacts;
   try {
     facts = await engine.facts();
@@ -89,7 +92,7 @@ async function engineChecks(engine: Engine): Promise<readonly DoctorCheck[]> {
     ok('limits.files', { rung: 'kernel', evidence: 'RLIMIT_NOFILE' }),
     missingLater('limits.bandwidth'),
     missingLater('limits.io'),
-    missingLater('limits.gpu'),
+    ...gpuChecks(gpus, facts),
   ];
 }
 

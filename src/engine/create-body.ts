@@ -65,7 +65,7 @@ function hostConfig(plan: ContainerPlan, engine: EngineFacts): unknown {
     AutoRemove: false,
     Devices: [],
     DeviceCgroupRules: [],
-    DeviceRequests: [],
+    DeviceRequests: deviceRequests(plan),
     VolumesFrom: [],
     Sysctls: {},
     GroupAdd: [],
@@ -104,6 +104,14 @@ function resources(plan: ContainerPlan, engine: EngineFacts): Readonly<Record<st
       { Name: 'core', Soft: 0, Hard: 0 },
     ],
   };
+}
+
+/** Always by id: a count or an index would let the engine choose what a run was not leased. */
+function deviceRequests({ gpu }: ContainerPlan): unknown {
+  if (gpu === null) return [];
+  return gpu.request === 'cdi'
+    ? [{ Driver: 'cdi', DeviceIDs: gpu.devices.map((uuid) => `nvidia.com/gpu=${uuid}`) }]
+    : [{ Driver: 'nvidia', DeviceIDs: gpu.devices, Capabilities: [['gpu', 'compute', 'utility']] }];
 }
 
 export function tmpfsOptions(entry: ContainerPlan['tmpfs'][number]): string {

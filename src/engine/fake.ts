@@ -47,6 +47,7 @@ const FACTS: EngineFacts = {
   seccomp: true,
   userNamespaces: false,
   liveRestore: false,
+  cdiFolders: [],
   cpus: 4,
   memoryBytes: 8 * 2 ** 30,
 };
@@ -372,6 +373,7 @@ function factsOf(container: Container): ContainerFacts {
       namespaceModes: { pid: '', ipc: 'private', uts: '', user: '', network: plan.network, cgroup: 'private' },
       publishedPorts: 0,
       devices: 0,
+      deviceRequests: [],
       restartPolicy: 'no',
       memoryBytesMax: plan.memoryBytesMax,
       memorySwapBytesMax: plan.memoryBytesMax,

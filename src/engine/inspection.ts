@@ -38,7 +38,8 @@ export function containerFacts(answer: unknown): ContainerFacts {
       cgroup: text(host['CgroupnsMode']),
     },
     publishedPorts: publishedPorts(host, objectOf(root['NetworkSettings'])),
-    devices: list(host['Devices']).length + list(host['DeviceRequests']).length,
+    devices: list(host['Devices']).length,
+    deviceRequests: list(host['DeviceRequests']).map((entry) => deviceRequest(objectOf(entry))).toSorted(),
     restartPolicy: text(objectOf(host['RestartPolicy'])['Name']),
     memoryBytesMax: number(host['Memory']),
     memorySwapBytesMax: number(host['MemorySwap']),
@@ -67,6 +68,18 @@ function mountFacts(mount: Json): ContainerFacts['mounts'][number] {
     readOnly: mount['RW'] === false,
     propagation: text(mount['Propagation']),
   };
+}
+
+/** A count asks for devices that nobody chose, so it shows. */
+function deviceRequest(request: Json): string {
+  const count = number(request['Count']);
+  const capabilities = list(request['Capabilities']).map((set) => list(set).map(text).join('+'));
+  return [
+    text(request['Driver']),
+    list(request['DeviceIDs']).map(text).join(','),
+    ...capabilities,
+    ...(count > 0 || (count < 0 && 'Count' in request) ? [`count ${count}`] : []),
+  ].join(' ');
 }
 
 function addressOf(endpoint: Json): string {
@@ -159,6 +172,7 @@ export function engineFacts(answer: unknown, apiVersion: string): EngineFacts {
     seccomp: has('seccomp'),
     userNamespaces: has('userns'),
     liveRestore: info['LiveRestoreEnabled'] === true,
+    cdiFolders: list(info['CDISpecDirs']).map(text),
     cpus: number(info['NCPU']),
     memoryBytes: number(info['MemTotal']),
   };

@@ -183,10 +183,10 @@ describe('judge, for all readings', () => {
   const budgets = fc.tuple(
     fc.record({ budget: fc.constant('wall' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('cpu' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
-    fc.record({ budget: fc.constant('gpu' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('egress' as const), limitBytes: fc.integer({ min: 0, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('ingress' as const), limitBytes: fc.integer({ min: 0, max: 5_000 }), action }),
     fc.record({ budget: fc.constant('connections' as const), count: fc.integer({ min: 0, max: 200 }), action }),
+    fc.record({ budget: fc.constant('gpu' as const), limitMs: fc.integer({ min: 1, max: 5_000 }), action }),
     fc.record({
       budget: fc.constant('denials' as const),
       count: fc.integer({ min: 0, max: 20 }),
@@ -233,7 +233,7 @@ describe('judge, for all readings', () => {
             expect(held.has(hold.rule) || isEnding(hold) || breaches > 0).toBe(false);
             held.add(hold.rule);
           }
-          const denials = plans[5];
+          const denials = plans[6];
           expect(state.denials.length).toBeLessThanOrEqual(denials.count + 1);
         }
       }),

@@ -36,7 +36,7 @@ const REFUSED: Readonly<Record<string, readonly string[]>> = {
   scraper: [],
   shell: [],
   'support-triage': [],
-  trainer: ['limits.io', 'limits.gpu', 'budget.gpu', 'mounts[1].size'],
+  trainer: [],
 };
 
 test('every example is in the table of this test', () => {

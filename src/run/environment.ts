@@ -1,3 +1,4 @@
+import type { GpuPlan } from '../core/ports/engine.ts';
 import type { Spec } from '../profile/spec.ts';
 
 /**
@@ -67,6 +68,7 @@ export function environmentOf(options: {
   readonly cpuMillis: number;
   /** Whether the run has an authority of its own at TRUST_FOLDER. */
   readonly trust: boolean;
+  readonly gpu?: GpuPlan | null;
   /** The trace that the caller is in, for an agent that knows how to go on with it. */
   readonly traceparent?: string | null;
 }): readonly string[] {
@@ -87,8 +89,8 @@ export function environmentOf(options: {
     RINGFENCE_WALL_MS: String(spec.budget.wallMs),
     ...optionalNumber('RINGFENCE_BUDGET_CPU_MS', spec.budget.cpuMs),
     ...optionalNumber('RINGFENCE_BUDGET_EGRESS_BYTES', spec.budget.egressBytes),
-    // Without it, a host whose default runtime is NVIDIA's gives every GPU to any image that asks.
-    NVIDIA_VISIBLE_DEVICES: 'void',
+    ...optionalNumber('RINGFENCE_BUDGET_GPU_MS', spec.budget.gpuMs),
+    ...gpuVariables(spec, options.gpu ?? null),
   };
   const removed = imageNames.filter(
     (name) => !(name in values) && isOwnedName(name) && !IMAGE_NAMES_HARMLESS.has(name),
@@ -98,6 +100,24 @@ export function environmentOf(options: {
 
 function pathVariable(env: string): [string, string] {
   return [isPathOfSecret(env) ? env : `${env}${FILE_SUFFIX}`, `${SECRETS_FOLDER}/${secretFileName(env)}`];
+}
+
+const MEBIBYTE = 2 ** 20;
+
+/**
+ * Without NVIDIA_VISIBLE_DEVICES, a host whose default runtime is NVIDIA's gives every GPU to any image that asks; devices
+ * that come through CDI come without that runtime's doing. A toolkit that knows the memory limit has the driver hold
+ * it; one that does not ignores it, and the watchdog holds the run.
+ */
+function gpuVariables(spec: Spec, gpu: GpuPlan | null): Record<string, string> {
+  const memoryBytesMax = spec.limits.gpu?.memoryBytesMax ?? null;
+  const visible = gpu?.request === 'nvidia' ? gpu.devices.join(',') : 'void';
+  if (gpu === null || memoryBytesMax === null) return { NVIDIA_VISIBLE_DEVICES: visible };
+  return {
+    NVIDIA_VISIBLE_DEVICES: visible,
+    NVIDIA_GPU_MEMORY_LIMIT: String(Math.floor(memoryBytesMax / MEBIBYTE)),
+    RINGFENCE_GPU_MEMORY_BYTES: String(memoryBytesMax),
+  };
 }
 
 function optionalNumber(name: string, value: number | null): Record<string, string> {

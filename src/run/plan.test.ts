@@ -30,6 +30,7 @@ const ENGINE: EngineFacts = {
   seccomp: true,
   userNamespaces: false,
   liveRestore: false,
+  cdiFolders: [],
   cpus: 2,
   memoryBytes: 4 * 2 ** 30,
 };
@@ -97,6 +98,7 @@ describe('planContainer', () => {
         sharedMemoryBytesMax: 4 * MIB,
         binds: [],
         logBytesMax: 32 * MIB,
+        gpu: null,
         appArmorProfile: 'docker-default',
       },
     });

@@ -59,6 +59,7 @@ function compareContainer(plan: ContainerPlan, container: ContainerFacts): Misma
     ...differs('container.namespaces.cgroup', 'private', modes.cgroup),
     ...differs('container.publishedPorts', 0, container.publishedPorts),
     ...differs('container.devices', 0, container.devices),
+    ...differs('container.deviceRequests', deviceRequestsOf(plan), container.deviceRequests),
     ...differs('container.restartPolicy', 'no', container.restartPolicy),
     ...differs('container.init', true, container.init),
     ...differs('container.cgroupParent', plan.cgroupParent, container.cgroupParent),
@@ -79,6 +80,13 @@ function compareContainer(plan: ContainerPlan, container: ContainerFacts): Misma
     ...differs('container.logBytes', true, logBytesOf(container) <= plan.logBytesMax),
     ...missingLabels(plan, container),
   ];
+}
+
+function deviceRequestsOf({ gpu }: ContainerPlan): string[] {
+  if (gpu === null) return [];
+  return gpu.request === 'cdi'
+    ? [`cdi ${gpu.devices.map((uuid) => `nvidia.com/gpu=${uuid}`).join(',')}`]
+    : [`nvidia ${gpu.devices.join(',')} gpu+compute+utility`];
 }
 
 /** The address of a container that is over is gone from the answer; then only the name is compared. */

@@ -46,6 +46,8 @@ export type EngineFacts = {
   readonly seccomp: boolean;
   readonly userNamespaces: boolean;
   readonly liveRestore: boolean;
+  /** Folders in which the engine looks for device specifications; empty where it has no such interface. */
+  readonly cdiFolders: readonly string[];
   readonly cpus: number;
   readonly memoryBytes: number;
 };
@@ -101,6 +103,8 @@ export type ContainerPlan = {
   readonly filesMax: number;
   readonly tmpfs: readonly TmpfsPlan[];
   readonly sharedMemoryBytesMax: number;
+  /** The devices of the run, by id; null for none. */
+  readonly gpu: GpuPlan | null;
   readonly binds: readonly { readonly source: string; readonly target: string; readonly readOnly: boolean }[];
   readonly logBytesMax: number;
   readonly appArmorProfile: string | null;
@@ -111,6 +115,12 @@ export type TmpfsPlan = {
   readonly bytesMax: number;
   readonly inodesMax: number;
   readonly executable: boolean;
+};
+
+export type GpuPlan = {
+  /** By the engine's own device interface, or through NVIDIA's runtime hook. */
+  readonly request: 'cdi' | 'nvidia';
+  readonly devices: readonly string[];
 };
 
 /** What inspection says, reduced to what is compared with the plan. */
@@ -142,6 +152,8 @@ export type ContainerFacts = {
   };
   readonly publishedPorts: number;
   readonly devices: number;
+  /** `cdi nvidia.com/gpu=GPU-…`: driver, devices and capabilities of each request, sorted. */
+  readonly deviceRequests: readonly string[];
   readonly restartPolicy: string;
   readonly memoryBytesMax: number;
   readonly memorySwapBytesMax: number;
