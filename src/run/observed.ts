@@ -1,4 +1,4 @@
-import type { Breach } from '../core/outcome.ts';
+import type { Breach, EndTimes } from '../core/outcome.ts';
 import type { Step } from './ending.ts';
 import { emptyDeadline, endOf, same } from './ending.ts';
 import type { EventOf, RunEffect } from './events.ts';
@@ -44,6 +44,8 @@ export function onWarned(state: RunState, event: EventOf<'warned'>): Step {
 
 export function onBreached(before: RunState, event: EventOf<'breached'>): Step {
   const { breach, usage, times } = event;
+  const known = before.end === null ? [] : [before.end.breach, ...before.end.alsoBreached];
+  if (before.end !== null && known.some((each) => each?.rule === breach.rule)) return toldAgain(before, times);
   const draft = { kind: 'breach' as const, runId: before.runId, profile: before.spec.name, breach, usage };
   const record: RunEffect = { kind: 'record', draft };
   if (before.end !== null) {
@@ -58,6 +60,13 @@ export function onBreached(before: RunState, event: EventOf<'breached'>): Step {
   };
   const graceMs = breach.action === 'stop' ? before.spec.graceMs : 0;
   return { state: { ...before, phase: 'ending', end, usage }, effects: [record, emptyDeadline(graceMs)] };
+}
+
+/** After a crash of the daemon both the record and the warden tell of it, and only the warden knows when. */
+function toldAgain(before: RunState, times: EndTimes): Step {
+  const { end } = before;
+  if (end === null || end.times.detectedMs !== null || times.detectedMs === null) return same(before);
+  return same({ ...before, end: { ...end, times: { ...times, emptyMs: end.times.emptyMs ?? times.emptyMs } } });
 }
 
 /** One sentence of fact; `report/` says it better for people. */

@@ -72,6 +72,8 @@ class Loop {
   private readonly abandoned = new Set<WatchedRun>();
   private feed: Nflog | null;
   private deniedNamesOpen: boolean;
+  /** Why the runs that are still watched were ended. */
+  private readonly breached = new Map<string, WardenReport>();
   private daemonLostAtMs: number | null = null;
   private afterlifeCheckAtMs = 0;
   private lateReportedAtMs = 0;
@@ -268,6 +270,7 @@ class Loop {
     this.tableStale = true;
     this.runs.delete(run.runId);
     this.abandoned.delete(run);
+    this.breached.delete(run.runId);
     if (this.byAddress.get(run.plan.address) === run) this.byAddress.delete(run.plan.address);
     if (this.byBridge.get(run.plan.bridge) === run) this.byBridge.delete(run.plan.bridge);
     this.options.afterlife.release(run.runId);
@@ -344,6 +347,8 @@ class Loop {
   }
 
   private report(report: WardenReport): void {
+    if (report.kind === 'breached' && this.runs.has(report.runId) && !this.breached.has(report.runId))
+      this.breached.set(report.runId, report);
     if (this.daemonLostAtMs === null) this.outbox.push(report);
     else this.keep(report);
   }
@@ -360,7 +365,10 @@ class Loop {
     if (this.daemonLostAtMs !== null) return;
     this.daemonLostAtMs = bootTimeMs();
     this.tableStale = true;
-    for (const report of this.outbox.drain()) this.keep(report);
+    const unsent = this.outbox.drain();
+    for (const report of unsent) this.keep(report);
+    // What was sent may never have been read. Of a run that was not let go, the next daemon hears it once more.
+    for (const report of this.breached.values()) if (!unsent.includes(report)) this.keep(report);
   }
 
   /** Holds what is its own until the next daemon's warden takes it, or it is over. */
