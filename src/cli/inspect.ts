@@ -106,7 +106,9 @@ function usedOf({ usage }: RunDetail, { path }: Bound): string {
       return formatBytes(usage.ingressBytes);
     case 'budget.denials':
       return String(usage.denials);
-    default:
-      return '';
+    default: {
+      const bytes = usage.mountBytes[path];
+      return bytes === undefined ? '' : formatBytes(bytes);
+    }
   }
 }

@@ -47,7 +47,12 @@ export type Usage = {
   readonly memoryBytesPeak: number;
   readonly pids: number;
   readonly pidsPeak: number;
+  /** Of what `limits.disk` bounds. */
   readonly diskBytes: number | null;
+  /** Of each mount with a size, by its rule: `mounts[0].size`. */
+  readonly mountBytes: Readonly<Record<string, number>>;
+  /** The rules of what had no room left when it was last looked at: `limits.disk`, `mounts[0].size`. */
+  readonly diskFull: readonly string[];
   readonly egressBytes: number;
   readonly ingressBytes: number;
   readonly connections: number;
@@ -69,6 +74,8 @@ export const USAGE_NONE: Usage = {
   pids: 0,
   pidsPeak: 0,
   diskBytes: null,
+  mountBytes: {},
+  diskFull: [],
   egressBytes: 0,
   ingressBytes: 0,
   connections: 0,
@@ -82,7 +89,12 @@ export const USAGE_NONE: Usage = {
 
 /** A bound as the record states it: `limits.memory`, its value in base units, and what holds it here. */
 export type Bound = {
-  readonly path: `limits.${LimitName}` | 'limits.gpu.memory' | `budget.${BudgetName}` | 'egress';
+  readonly path:
+    | `limits.${LimitName}`
+    | 'limits.gpu.memory'
+    | `budget.${BudgetName}`
+    | `mounts[${number}].size`
+    | 'egress';
   readonly value: number | null;
   readonly unit: 'millicores' | 'bytes' | 'count' | 'ms' | 'bit/s' | 'byte/s' | 'rules';
   readonly rung: Rung;

@@ -1,15 +1,16 @@
 import { dirname } from 'node:path';
 import type { Caller, LaunchRequest } from '../api/service.ts';
-import { fail, type Problem } from '../core/errors.ts';
+import { fail } from '../core/errors.ts';
 import type { Engine, EngineFacts, ImageFacts } from '../core/ports/engine.ts';
 import { printable } from '../core/text.ts';
-import { formatBytes } from '../core/units.ts';
 import { unenforceableProblems } from '../profile/enforceable.ts';
 import type { StrictDocument } from '../profile/document.ts';
-import { parseProfile, type ParsedProfile } from '../profile/parse.ts';
+import { parseProfile } from '../profile/parse.ts';
 import { problemAtPath } from '../profile/problems.ts';
 import { resolveProfile } from '../profile/resolve.ts';
 import type { Spec } from '../profile/spec.ts';
+import { beyondHost, readHostSizes } from './host-limits.ts';
+import type { GpuDesk } from './gpu-desk.ts';
 import { digestOf, readTrustedProfile } from './profile-file.ts';
 import { placing, refusalAt, refusalOf } from './refusal.ts';
 
@@ -21,6 +22,7 @@ export type AdmissionWorld = {
   readonly runsMax: number;
   runsAlive(): number;
   isQuarantined(profile: string): boolean;
+  readonly gpus: Pick<GpuDesk, 'refusal'>;
   ledgerFailure(): Error | null;
 };
 
@@ -41,6 +43,11 @@ export async function admit(request: LaunchRequest, caller: Caller, world: Admis
     throw fail('RUNS_TOO_MANY', { detail: `${world.runsMax} runs are alive, which is as many as runsMax allows` });
   const { spec: written, text, document } = await checkProfile(request, caller, world);
   const spec = withCommand(written, request.command, document);
+  const noGpu = world.gpus.refusal(spec);
+  if (noGpu !== null) {
+    const hint = '`ringfence doctor` shows the GPUs of this host';
+    throw refusalOf('HOST_CANNOT_ENFORCE', [problemAtPath(noGpu.keys, { message: noGpu.message, hint }, document)]);
+  }
   if (world.isQuarantined(spec.name)) {
     throw fail('PROFILE_QUARANTINED', {
       detail: `${spec.name} is in quarantine after a breach`,
@@ -72,8 +79,9 @@ export async function checkProfile(
   const { spec } = resolved;
   const later = unenforceableProblems(parsed, spec);
   if (later.length > 0) throw refusalOf('NOT_ENFORCEABLE', later);
-  refuseBeyondHost(spec, parsed, world.engineFacts);
   const { document } = parsed;
+  const beyond = beyondHost(spec, await readHostSizes(world.engineFacts), document);
+  if (beyond.length > 0) throw refusalOf('HOST_CANNOT_ENFORCE', beyond);
   const unknownSink = spec.alerts.findIndex((name) => !world.sinkNames.has(name));
   if (unknownSink !== -1) {
     const refused = fail('SINK_UNKNOWN', { detail: `the daemon has no sink "${spec.alerts[unknownSink]}"` });
@@ -90,20 +98,4 @@ function withCommand(spec: Spec, given: readonly string[] | null, document: Stri
   }
   if (given === null || given.length === 0) throw refusalAt(['command'], fail('COMMAND_MISSING'), document);
   return { ...spec, command: given };
-}
-
-/** A bound that the host does not have is no bound: `cpu: 64` on 2 cores would read as held and never be reached. */
-function refuseBeyondHost(spec: Spec, { document }: ParsedProfile, host: EngineFacts): void {
-  const problems: Problem[] = [];
-  const refuse = (keys: readonly string[], message: string): void => {
-    problems.push(problemAtPath(keys, { message, hint: '`ringfence doctor` shows what this host has' }, document));
-  };
-  const { cpuMillis, memoryBytesMax } = spec.limits;
-  if (cpuMillis > host.cpus * 1000)
-    refuse(['limits', 'cpu'], `must be at most ${host.cpus}, the cores of this host, got ${cpuMillis / 1000}`);
-  if (memoryBytesMax > host.memoryBytes) {
-    const has = formatBytes(host.memoryBytes);
-    refuse(['limits', 'memory'], `must be at most ${has}, the memory of this host, got ${formatBytes(memoryBytesMax)}`);
-  }
-  if (problems.length > 0) throw refusalOf('HOST_CANNOT_ENFORCE', problems);
 }

@@ -28,6 +28,7 @@ import { keepRetention } from './retention.ts';
 import { serviceOf } from './service.ts';
 import { readSinks } from './sinks-config.ts';
 import { examineHost } from './doctor.ts';
+import { DiskDesk } from './disk-desk.ts';
 import { EngineWatch } from './engine-watch.ts';
 import { askingRun, decidersOf, runAt } from './asking.ts';
 import { groupIdOf } from './groups.ts';
@@ -40,6 +41,7 @@ import { openNotifier, type Notifier } from './notify.ts';
 import { portsFor, type HostParts } from './run-ports.ts';
 import { RunTable } from './run-table.ts';
 import { SecretStore } from './secrets.ts';
+import { VolumeStore } from './volumes.ts';
 import { Supervisor } from './supervisor.ts';
 import { TrafficDesk } from './traffic-desk.ts';
 import { warnOfUnresolvedNames } from './unresolved-names.ts';
@@ -152,6 +154,10 @@ async function assemble(
   const upstreams = await upstreamsFor(config);
   const { fence, gate } = await openFence({ config, upstreams, statePath, engine, warden, log, hooks });
   closers.push(() => gate.close());
+  const volumes = await VolumeStore.open({ directory: join(statePath, 'volumes'), log });
+  closers.push(() => volumes.close());
+  const disks = new DiskDesk();
+  closers.push(async () => disks.close());
   const secretStore = await SecretStore.open(join(dirname(socketPath), 'secrets'));
   const trustStore = await TrustStore.open(join(dirname(socketPath), 'trust'));
   const trust = new TrustDesk({ gate, store: trustStore, log });
@@ -186,13 +192,14 @@ async function assemble(
     engine,
     engineFacts,
     fence,
-    warden,
+    warden: disks.over(warden),
     ledger,
     incidents,
     notices,
     evidence: { engine, traffic, secrets, log, logLines: config.incidents.logLines },
     secretStore,
     trust,
+    disks: { volumes, desk: disks, engineFacts },
     places: { forbidden: [statePath, dirname(socketPath), engineFacts.rootDirectory] },
     sharedSecretFolders: [SHARED_SECRETS_FOLDER],
   };
@@ -210,7 +217,7 @@ async function assemble(
     },
     engine,
     fence,
-    warden,
+    warden: disks.over(warden),
     ledger,
     incidents,
     approvals,
@@ -222,7 +229,7 @@ async function assemble(
     portsFor: (run) => portsFor(run, parts),
     nowIso,
   });
-  hooks.onReport = (report) => supervisor.receive(report);
+  hooks.onReport = (report) => supervisor.receive(disks.fillReport(report));
   hooks.onLost = (detail) => supervisor.onWardenLost(detail);
   hooks.onAsked = (address, request) => {
     const runId = runAt(table, address);
@@ -283,7 +290,7 @@ async function assemble(
   });
   hooks.onReport = (report) => {
     if (report.kind === 'late') metrics.noteLate(report.lateMs);
-    supervisor.receive(report);
+    supervisor.receive(disks.fillReport(report));
   };
   if (config.metrics !== undefined) {
     closers.push(await openMetricsPort({ port: config.metrics.port, render: () => metrics.render() }));

@@ -7,9 +7,10 @@ import type { CgroupPaths, Warden, WatchBounds } from '../core/ports/warden.ts';
 import { bootTimeMs } from '../kernel/libc.ts';
 import { cgroupParentOf, makeRunCgroup, removeRunCgroup } from '../meter/cgroup.ts';
 import { leafPathsOf } from '../meter/layout.ts';
+import { readIoLimits } from '../meter/io-limits.ts';
 import { readLimits, type HeldLimit } from '../meter/limits.ts';
 import { killNow, pidsOf } from '../meter/processes.ts';
-import type { Path, StrictDocument } from '../profile/document.ts';
+import type { StrictDocument } from '../profile/document.ts';
 import { problemAtPath } from '../profile/problems.ts';
 import type { EgressRule, Spec } from '../profile/spec.ts';
 import { boundsOf, budgetPlansOf } from '../run/bounds.ts';
@@ -18,11 +19,15 @@ import { launchProblems } from '../run/launch-problems.ts';
 import { planContainer, planNetwork } from '../run/plan.ts';
 import type { ReadBack, RunCgroups, RunPorts } from '../run/ports.ts';
 import { compareLaunch, type KernelLimits } from '../run/readback.ts';
+import { keysOf } from './host-limits.ts';
+import { lastWords, type EvidenceParts } from './evidence.ts';
+import type { GpuDesk } from './gpu-desk.ts';
 import type { IncidentDesk } from './incident-desk.ts';
 import { checkMount, recheckMount, type CheckedMount, type HostPlaces } from './mounts.ts';
 import { readNamespaces, readProcessFacts } from './proc-facts.ts';
 import type { NoticeDesk } from './notice-desk.ts';
 import { placing, refusalOf } from './refusal.ts';
+import { disksFor, type DiskParts, type RunDisks } from './run-disks.ts';
 import { readSecrets, type SecretStore } from './secrets.ts';
 import type { NewRun } from './supervisor.ts';
 import { inspects, readImageTrust, type StagedTrust } from './trust.ts';
@@ -40,8 +45,11 @@ export type HostParts = {
   readonly ledger: Ledger;
   readonly incidents: IncidentDesk;
   readonly notices: NoticeDesk;
+  readonly evidence: EvidenceParts;
   readonly secretStore: SecretStore;
   readonly trust: TrustDesk;
+  readonly gpus: GpuDesk;
+  readonly disks: DiskParts;
   readonly places: HostPlaces;
   /** Folders of root whose secrets every caller may grant. */
   readonly sharedSecretFolders: readonly string[];
@@ -52,23 +60,30 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
   const { admission, runId, caller, request } = run;
   const { spec, image, document } = admission;
   const { engine, engineFacts, fence, warden, ledger, incidents, notices, secretStore, version } = parts;
-  const mounts = await Promise.all(
+  const checked = await Promise.all(
     spec.mounts.map((mount, index) =>
       placing(['mounts', index, 'host'], document, () =>
         checkMount({ ...mount, grantor: caller, profilePath: request.profilePath }, parts.places),
       ),
     ),
   );
+  const { adopted } = run;
+  const disks = await disksFor({ runId, adopted, spec, document, checked }, parts.disks);
   const secrets = await placing(['secrets'], document, () =>
     readSecrets(spec.secrets, { grantor: caller, sharedFolders: parts.sharedSecretFolders }),
   );
+  parts.evidence.secrets.learn(runId, secrets);
   const hasShell = spec.secrets.length > 0 && (await engine.imageHasFile(image.digest, SHELL));
   const facts = { spec, image, engine: engineFacts, hasShell, labels: run.labels };
   refuseProblems(facts, document);
   const hostNamespaces = await readNamespaces('self');
   const cgroupParent = cgroupParentOf(runId, engineFacts.cgroupDriver);
-  const binds = mounts.map((mount, index) => bindOf(mount, spec.mounts[index]?.path ?? ''));
+  const binds = checked.map((mount, index) => bindOf(mount, spec.mounts[index]?.path ?? ''));
   const fromSeq = ledger.head().seq + 1;
+  await placing(['limits', 'gpu'], document, async () => {
+    if (run.adopted) parts.gpus.adopt(runId, spec);
+    else parts.gpus.lease(runId, spec);
+  });
   const imageTrust = inspects(spec) ? await readImageTrust(engine, image, spec) : null;
   let trust: StagedTrust | null = null;
   let secretsFolder = run.adopted && spec.secrets.length > 0 ? secretStore.staged(runId) : null;
@@ -91,9 +106,12 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
           binds,
           secretsFolder,
           ...(trust === null ? {} : { trustBinds: trust.binds }),
+          gpu: parts.gpus.planOf(runId),
           cgroupParent,
+          io: disks.io(),
           tty: request.attach && request.tty,
           stdin: request.attach && request.stdin,
+          traceparent: request.traceparent ?? null,
         }),
       grant: (lease, held) => grantOf(held, lease),
       watch: (lease, parentPaths, held) => ({
@@ -107,17 +125,36 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
       bounds: watchBoundsOf,
     },
     async stageSecrets() {
-      if (secrets.length > 0) secretsFolder = await secretStore.stage({ runId, user: spec.user, secrets });
-      return { unstage: () => secretStore.unstage(runId) };
+      try {
+        await disks.stage();
+        if (secrets.length > 0) secretsFolder = await secretStore.stage({ runId, user: spec.user, secrets });
+      } catch (error) {
+        await disks.release();
+        throw error;
+      }
+      return {
+        async unstage() {
+          await disks.release();
+          await secretStore.unstage(runId);
+        },
+      };
     },
     async stageTrust({ address }) {
       if (imageTrust === null) return { unstage: async () => undefined };
       trust = await parts.trust.stage(runId, { address, trust: imageTrust });
       return { unstage: () => parts.trust.unstage(runId) };
     },
-    readBack: (target) => readBack({ ...target, spec, mounts, hostNamespaces, trust }, parts),
+    readBack: async (target) => {
+      const found = await readBack({ ...target, spec, disks, hostNamespaces, trust }, parts);
+      return { ...found, bounds: parts.gpus.rungsOf(runId, found.bounds) };
+    },
     fenceFindings: () => fenceFindings(fence),
-    openIncident: (state, incidentId) => incidents.open(state, incidentId, { caller, labels: run.labels, fromSeq }),
+    openIncident: async (state, incidentId) => {
+      const told = await lastWords(state, parts.evidence);
+      const traceparent = request.traceparent ?? null;
+      incidents.open(state, incidentId, { caller, labels: run.labels, traceparent, fromSeq, ...told });
+    },
+    settleTraffic: async () => void (await parts.evidence.traffic.look(runId)),
     notifyHeld: (state, breach) => notices.held(state, breach),
     now: () => ({ at: new Date().toISOString(), atMs: bootTimeMs() }),
   };
@@ -150,11 +187,6 @@ function refuseProblems(facts: Parameters<typeof launchProblems>[0], document: S
     'PROFILE_INVALID',
     problems.map((found) => problemAtPath(keysOf(found.path), found, document)),
   );
-}
-
-/** `mounts[0].path` as the document wants it. */
-function keysOf(path: string): Path {
-  return [...path.matchAll(/[^.[\]]+/g)].map(([key]) => (/^\d+$/.test(key) ? Number(key) : key));
 }
 
 function bindOf(mount: CheckedMount, target: string): ContainerPlan['binds'][number] {
@@ -201,13 +233,14 @@ type ReadBackTarget = {
   readonly containerId: string;
   readonly plan: ContainerPlan;
   readonly spec: Spec;
-  readonly mounts: readonly CheckedMount[];
+  readonly disks: RunDisks;
   readonly hostNamespaces: Readonly<Record<string, string>>;
   readonly trust: StagedTrust | null;
 };
 
 async function readBack(target: ReadBackTarget, { engine }: HostParts): Promise<ReadBack> {
-  const { plan, spec, mounts, hostNamespaces, trust } = target;
+  const { plan, spec, disks, hostNamespaces, trust } = target;
+  const mounts = disks.mounts();
   const before = await engine.inspectContainer(target.containerId);
   // The process is looked at last: one that is still there had its cgroup until then.
   const held = before.pid === null ? null : readKernel(before.pid);
@@ -229,9 +262,10 @@ async function readBack(target: ReadBackTarget, { engine }: HostParts): Promise<
     hostNamespaces,
     mountLocations,
   });
+  if (stillIts && before.pid !== null) disks.watch(before.pid, plan);
   return {
     mismatches,
-    bounds: boundsOf(spec),
+    bounds: boundsOf(spec, disks.rungs),
     note: stillIts
       ? null
       : 'the agent was over before its own cgroup could be read; what the engine was given was compared',
@@ -251,6 +285,7 @@ function readKernel(pid: number): KernelLimits | null {
     memorySwapBytesMax: swap === 'absent' ? null : numberOf(swap),
     cpuMillis: numberOf(held.cpuMillis),
     pidsMax: numberOf(held.pidsMax),
+    io: readIoLimits(pid),
   };
 }
 

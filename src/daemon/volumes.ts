@@ -38,6 +38,8 @@ export type Volume = {
   readonly device: number;
   readonly inode: number;
   readonly location: Location;
+  /** Its root by a descriptor, for statfs(2) while the run uses it. */
+  readonly statPath: string;
 };
 
 type OpenVolume = Volume & {
@@ -211,6 +213,7 @@ export class VolumeStore {
         device: found.dev,
         inode: found.ino,
         location,
+        statPath: fdPath(root),
         root,
         imageBytes,
         folderInode: inode,

@@ -99,11 +99,17 @@ function resources(plan: ContainerPlan, engine: EngineFacts): Readonly<Record<st
     NanoCpus: plan.cpuMillis * 1_000_000,
     PidsLimit: plan.pidsMax,
     CgroupParent: plan.cgroupParent,
+    BlkioDeviceReadBps: ioRates(plan),
+    BlkioDeviceWriteBps: ioRates(plan),
     Ulimits: [
       { Name: 'nofile', Soft: plan.filesMax, Hard: plan.filesMax },
       { Name: 'core', Soft: 0, Hard: 0 },
     ],
   };
+}
+
+function ioRates({ io }: ContainerPlan): unknown {
+  return (io?.devices ?? []).map(({ path }) => ({ Path: path, Rate: io?.bytesPerSecond }));
 }
 
 /** Always by id: a count or an index would let the engine choose what a run was not leased. */

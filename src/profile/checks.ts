@@ -26,6 +26,7 @@ function otherErrors(raw: unknown, lineOf: (path: Path) => number): readonly Fin
     ...repeated(raw, { list: ['alerts'], key: null }, lineOf),
     ...repeated(raw, { list: ['accept'], key: null }, lineOf),
     ...secretFindings(raw),
+    ...mountFindings(raw),
     ...gpuFindings(raw),
   ];
 }
@@ -38,6 +39,15 @@ function secretFindings(raw: unknown): readonly Finding[] {
     if (typeof name !== 'string' || !Object.hasOwn(env, name)) return [];
     const message = 'must not be a variable that is also under env';
     return [{ path: ['secrets', index, 'env'], message, hint: 'keep the one under secrets' }];
+  });
+}
+
+/** A size bounds what is written. */
+function mountFindings(raw: unknown): readonly Finding[] {
+  return entriesAt(raw, ['mounts']).flatMap((mount, index) => {
+    if (at(mount, ['size']) === undefined || at(mount, ['mode']) === 'rw') return [];
+    const message = 'bounds nothing: the agent cannot write to this mount';
+    return [{ path: ['mounts', index, 'size'], message, hint: 'add mode: rw, or leave the size out' }];
   });
 }
 

@@ -1,7 +1,7 @@
 import type { Problem } from '../core/errors.ts';
 import type { Path } from './document.ts';
 import type { ParsedProfile } from './parse.ts';
-import { inOrder, problemAtPath, showPath } from './problems.ts';
+import { inOrder, problemAtPath } from './problems.ts';
 import type { Spec } from './spec.ts';
 
 /**
@@ -10,19 +10,9 @@ import type { Spec } from './spec.ts';
  */
 export type Unenforceable = { readonly path: string; readonly keys: Path; readonly why: string };
 
-export function unenforceable(spec: Spec): readonly Unenforceable[] {
-  const found: Unenforceable[] = [];
-  const refuse = (keys: Path, why: string): void => {
-    found.push({ path: showPath(keys), keys, why });
-  };
-  const { limits, budget } = spec;
-  if (limits.ioBytesPerSecond !== null) refuse(['limits', 'io'], 'nothing limits the rate of the disks');
-  if (limits.gpu !== null) refuse(['limits', 'gpu'], 'no GPU is granted or measured');
-  if (budget.gpuMs !== null) refuse(['budget', 'gpu'], 'no GPU is measured');
-  spec.mounts.forEach((mount, index) => {
-    if (mount.sizeBytesMax !== null) refuse(['mounts', index, 'size'], 'the size of a mount is not limited');
-  });
-  return found;
+/** Nothing of version 1 of the format; what a host cannot hold is refused by the host. */
+export function unenforceable(_spec: Spec): readonly Unenforceable[] {
+  return [];
 }
 
 /** The same as problems with their places in the file; empty when the profile may be launched. */

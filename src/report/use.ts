@@ -50,6 +50,6 @@ function usedOf(usage: Usage, path: Bound['path']): number | null {
     case 'budget.denials':
       return usage.denials;
     default:
-      return null;
+      return usage.mountBytes[path] ?? null;
   }
 }

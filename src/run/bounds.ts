@@ -1,14 +1,17 @@
 import { assertNever } from '../core/assert.ts';
-import type { Bound, BudgetName } from '../core/outcome.ts';
+import type { Bound, BudgetName, Rung } from '../core/outcome.ts';
 import { BUDGETS } from '../core/outcome.ts';
 import type { BudgetPlan } from '../core/ports/warden.ts';
 import type { Spec } from '../profile/spec.ts';
+
+/** What depends on the host, and on what of it a run reaches. */
+export type HostRungs = { readonly io: Rung };
 
 /**
  * Every bound of a run with what holds it on a host where the launch was read back: levels by the kernel, amounts by
  * the warden's sampling and killing, except for bytes and connections, which the kernel itself cuts off.
  */
-export function boundsOf(spec: Spec): readonly Bound[] {
+export function boundsOf(spec: Spec, rungs: HostRungs = { io: 'none' }): readonly Bound[] {
   const { limits } = spec;
   return [
     { path: 'limits.cpu', value: limits.cpuMillis, unit: 'millicores', rung: 'kernel' },
@@ -17,8 +20,43 @@ export function boundsOf(spec: Spec): readonly Bound[] {
     { path: 'limits.disk', value: limits.diskBytesMax, unit: 'bytes', rung: 'kernel' },
     { path: 'limits.files', value: limits.filesMax, unit: 'count', rung: 'kernel' },
     ...bandwidthBound(spec),
+    ...ioBound(spec, rungs),
+    ...sizeBounds(spec),
+    ...gpuBounds(spec),
     ...BUDGETS.flatMap((budget) => budgetBound(spec, budget)),
     { path: 'egress', value: spec.egress.allow.length, unit: 'rules', rung: 'kernel' },
+  ];
+}
+
+/** The same bounds with what holds them as it was found at the launch: a change of the profile changes no host. */
+export function boundsAfterChange(spec: Spec, before: readonly Bound[]): readonly Bound[] {
+  const rungs = new Map(before.map(({ path, rung }) => [path, rung]));
+  return boundsOf(spec).map((bound) => ({ ...bound, rung: rungs.get(bound.path) ?? bound.rung }));
+}
+
+function ioBound({ limits }: Spec, { io: rung }: HostRungs): readonly Bound[] {
+  const { ioBytesPerSecond: value } = limits;
+  return value === null ? [] : [{ path: 'limits.io', value, unit: 'byte/s', rung }];
+}
+
+function sizeBounds({ mounts }: Spec): readonly Bound[] {
+  return mounts.flatMap(({ sizeBytesMax: value }, index) =>
+    value === null
+      ? []
+      : [{ path: `mounts[${index}].size` as const, value, unit: 'bytes' as const, rung: 'kernel' as const }],
+  );
+}
+
+/** Which devices: the device cgroup. Of their memory the driver tells, and the warden kills. */
+function gpuBounds({ limits: { gpu } }: Spec): readonly Bound[] {
+  if (gpu === null) return [];
+  const value = gpu.count ?? Math.max(1, gpu.devices.length);
+  const memory = gpu.memoryBytesMax;
+  return [
+    { path: 'limits.gpu', value, unit: 'count', rung: 'kernel' },
+    ...(memory === null
+      ? []
+      : [{ path: 'limits.gpu.memory', value: memory, unit: 'bytes', rung: 'watchdog' } as const]),
   ];
 }
 

@@ -1,6 +1,6 @@
 import type { Breach } from '../core/outcome.ts';
 import { staysSlowed } from './adjust.ts';
-import { boundsOf } from './bounds.ts';
+import { boundsAfterChange } from './bounds.ts';
 import type { At, EndFacts, Step } from './ending.ts';
 import { endAndKill, finishIfDone, same, supervisorBreach, withEffects, without } from './ending.ts';
 import type { ChangeRefusal, EventOf, RunEffect } from './events.ts';
@@ -56,7 +56,7 @@ export function onWatchChanged(before: RunState, event: At, incidentId: string):
   // In force for both, so it is the profile of the run even where the first thing it did was to end the run.
   const slowedBy = stillSlow(state, spec);
   const held = state.held?.action === 'throttle' ? slowedBy : state.held;
-  const changed = { ...state, spec, bounds: boundsOf(spec), changingTo: null, slowedBy, held };
+  const changed = { ...state, spec, bounds: boundsAfterChange(spec, state.bounds), changingTo: null, slowedBy, held };
   return withEffects([{ kind: 'answer-change', refusal: null }], finishIfDone(changed, event, incidentId));
 }
 

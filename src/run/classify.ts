@@ -42,12 +42,24 @@ export function classifyNaturalEnd(state: RunState, at: string): RunEnd {
     const detail = `the kernel refused ${state.usage.pidsRefusals} new processes or threads above limits.pids (${limits.pidsMax}), and the agent gave up`;
     return { ...base, reason: 'limit.pids', rule: 'limits.pids', detail, breach };
   }
+  const [full] = state.usage.diskFull;
+  if (full !== undefined && exitCode !== 0) {
+    const sizeBytes = sizeOfRule(state, full);
+    const breach = kernelBreach('limit.disk', full, sizeBytes, sizeBytes, 'bytes');
+    const detail = `there was no room left in what ${full} bounds (${sizeBytes} bytes), and the agent gave up with exit code ${exitCode ?? 'unknown'}`;
+    return { ...base, reason: 'limit.disk', rule: full, detail, breach };
+  }
   const ended =
     exitCode === null ? 'the agent ended; its exit code is not known' : `the agent exited with code ${exitCode}`;
   const { oomKills } = state.usage;
   const detail =
     oomKills === 0 ? ended : `${ended}; on the way the kernel ended ${oomKills} of its processes for memory`;
   return { ...base, reason: 'exited', rule: null, detail, breach: null };
+}
+
+function sizeOfRule({ spec }: RunState, rule: string): number {
+  const index = /^mounts\[(\d+)\]\.size$/.exec(rule)?.[1];
+  return (index === undefined ? null : spec.mounts[Number(index)]?.sizeBytesMax) ?? spec.limits.diskBytesMax;
 }
 
 /** 128 and the number of SIGKILL: with `onOom: process` only this says that it was the first process that was picked. */

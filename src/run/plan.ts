@@ -1,5 +1,5 @@
 import { assert } from '../core/assert.ts';
-import type { ContainerPlan, ImageFacts, NetworkPlan, TmpfsPlan } from '../core/ports/engine.ts';
+import type { ContainerPlan, GpuPlan, ImageFacts, NetworkPlan, TmpfsPlan } from '../core/ports/engine.ts';
 import type { FenceLease } from '../core/ports/fence.ts';
 import type { Spec } from '../profile/spec.ts';
 import { commandWithSecrets, environmentOf, SECRETS_FOLDER, secretsByValue } from './environment.ts';
@@ -35,9 +35,14 @@ export type ContainerPlanInput = LaunchFacts & {
   readonly secretsFolder: string | null;
   /** The certificates of an inspected run, at the places where its image looks for them; no other run has any. */
   readonly trustBinds?: ContainerPlan['binds'];
+  /** Left out: none. */
+  readonly gpu?: GpuPlan | null;
   readonly cgroupParent: string;
+  /** The disks that the run reaches, where their rate is limited. */
+  readonly io?: ContainerPlan['io'];
   readonly tty: boolean;
   readonly stdin: boolean;
+  readonly traceparent?: string | null;
 };
 
 export function planNetwork(options: {
@@ -62,6 +67,8 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
   assert((input.secretsFolder === null) === (spec.secrets.length === 0), 'secrets come in a folder');
   const scratch = scratchOf({ spec, image });
   const trustBinds = input.trustBinds ?? [];
+  const gpu = input.gpu ?? null;
+  assert((gpu === null) === (spec.limits.gpu === null), 'a run that was granted a GPU has leased one');
   // More cores than the host has would be refused by the engine, and are held by the host itself.
   const cpuMillis = Math.min(spec.limits.cpuMillis, engine.cpus * 1000);
   return {
@@ -70,7 +77,15 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
     image: image.digest,
     command: commandWithSecrets(spec.command, secretsByValue(spec)),
     user: `${spec.user.uid}:${spec.user.gid}`,
-    env: environmentOf({ spec, runId, imageEnv: image.env, cpuMillis, trust: trustBinds.length > 0 }),
+    env: environmentOf({
+      spec,
+      runId,
+      imageEnv: image.env,
+      cpuMillis,
+      trust: trustBinds.length > 0,
+      gpu,
+      traceparent: input.traceparent ?? null,
+    }),
     workingDirectory: image.workingDirectory === '' ? '/' : image.workingDirectory,
     hostname: runId,
     tty: input.tty,
@@ -85,6 +100,7 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
     pidsMax: spec.limits.pidsMax,
     filesMax: spec.limits.filesMax,
     tmpfs: scratch.tmpfs,
+    gpu,
     sharedMemoryBytesMax: scratch.sharedMemoryBytesMax,
     binds: [
       ...input.binds,
@@ -94,6 +110,7 @@ export function planContainer(input: ContainerPlanInput): ContainerPlan {
       ...trustBinds,
     ],
     logBytesMax: LOG_BYTES_MAX,
+    io: input.io ?? null,
     appArmorProfile: engine.appArmor ? 'docker-default' : null,
   };
 }

@@ -57,7 +57,13 @@ const OWN_NAMESPACES = {
   uts: 'uts:[2]',
 };
 
-const KERNEL: KernelLimits = { memoryBytesMax: 64 * MIB, memorySwapBytesMax: 64 * MIB, cpuMillis: 500, pidsMax: 32 };
+const KERNEL: KernelLimits = {
+  memoryBytesMax: 64 * MIB,
+  memorySwapBytesMax: 64 * MIB,
+  cpuMillis: 500,
+  pidsMax: 32,
+  io: null,
+};
 
 async function faithful(): Promise<LaunchEvidence> {
   const fake = createFakeEngine();

@@ -29,6 +29,8 @@ export type KernelLimits = {
   readonly memorySwapBytesMax: number | null;
   readonly cpuMillis: number;
   readonly pidsMax: number;
+  /** By disk; null where nothing limits disks. */
+  readonly io: Readonly<Record<string, { readonly read: number | null; readonly write: number | null }>> | null;
 };
 
 /** Every mismatch by its place; [] means that all of it holds. */
@@ -135,7 +137,14 @@ function compareKernel(plan: ContainerPlan, kernel: KernelLimits): Mismatch[] {
       : differs('limits.memorySwap', wholePages(plan.memoryBytesMax), kernel.memorySwapBytesMax)),
     ...differs('limits.cpu', plan.cpuMillis, kernel.cpuMillis),
     ...differs('limits.pids', plan.pidsMax, kernel.pidsMax),
+    ...compareIo(plan, kernel),
   ];
+}
+
+function compareIo({ io }: ContainerPlan, kernel: KernelLimits): Mismatch[] {
+  if (io === null) return [];
+  const wanted = { read: io.bytesPerSecond, write: io.bytesPerSecond };
+  return io.devices.flatMap(({ device }) => differs(`limits.io.${device}`, wanted, kernel.io?.[device] ?? null));
 }
 
 /** The kernel rounds a limit of memory down to pages. */

@@ -105,6 +105,8 @@ export function createGauge(
         pids: reading.pids,
         pidsPeak: reading.pidsPeak,
         diskBytes: null,
+        mountBytes: {},
+        diskFull: [],
         // The fence forgets a run before the last report of it; what it counted stays.
         egressBytes: Math.max(usage.egressBytes, egressBytes),
         ingressBytes: Math.max(usage.ingressBytes, ingressBytes),

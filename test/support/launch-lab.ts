@@ -8,6 +8,7 @@ import { createDockerEngine } from '../../src/engine/docker.ts';
 import type { DockerEngine } from '../../src/engine/docker.ts';
 import { makeRunCgroup, removeRunCgroup } from '../../src/meter/cgroup.ts';
 import { leafPathsOf } from '../../src/meter/layout.ts';
+import { readIoLimits } from '../../src/meter/io-limits.ts';
 import { readLimits } from '../../src/meter/limits.ts';
 import type { Location } from '../../src/run/mountinfo.ts';
 import { LABEL_RUN } from '../../src/run/plan.ts';
@@ -107,6 +108,7 @@ export function useLaunchLab(): LaunchLab {
       memorySwapBytesMax: swap,
       cpuMillis: Number(held.cpuMillis),
       pidsMax: Number(held.pidsMax),
+      io: readIoLimits(container.pid ?? 0),
     };
     const hostNamespaces = await readNamespaces('self');
     const { container: plan } = launched.plans;

@@ -107,7 +107,15 @@ export type ContainerPlan = {
   readonly gpu: GpuPlan | null;
   readonly binds: readonly { readonly source: string; readonly target: string; readonly readOnly: boolean }[];
   readonly logBytesMax: number;
+  /** What a disk may be read and written with, each way by itself; null without such a bound. */
+  readonly io: IoPlan | null;
   readonly appArmorProfile: string | null;
+};
+
+export type IoPlan = {
+  readonly bytesPerSecond: number;
+  /** Whole disks: `254:0` and its node of the host. */
+  readonly devices: readonly { readonly device: string; readonly path: string }[];
 };
 
 export type TmpfsPlan = {

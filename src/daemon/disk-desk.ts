@@ -1,0 +1,144 @@
+import { closeSync, constants, fstatSync, openSync, readFileSync, statfsSync } from 'node:fs';
+import type { Usage } from '../core/outcome.ts';
+import type { Warden, WardenReport } from '../core/ports/warden.ts';
+import { isGone } from '../meter/counters.ts';
+import { parseMountInfo } from '../run/mountinfo.ts';
+
+/**
+ * What runs have written: in scratch and in mounts with a size. The kernel holds these sizes; here they are only looked
+ * at, for `ps`, for incidents, and to tell a run that failed on a full disk from one that failed. The kernel counts no
+ * ENOSPC, so "full" is what there was no room in at the last look, a second before the end at most, or at the end.
+ */
+export const SCRATCH_RULE = 'limits.disk';
+const LOOK_EVERY_MS = 1_000;
+/** What is left over when a write has been refused: a filesystem keeps back a few blocks for its own tables. */
+const ROOM_BYTES_MIN = 64 * 1024;
+
+/** `rule`: what in the profile bounds it, `limits.disk` or `mounts[0].size`. */
+export type DiskPlace = { readonly path: string; readonly rule: string };
+
+/** `fd`: held open here, where it is. */
+type OpenPlace = { readonly rule: string; readonly statPath: string; readonly fd: number | null };
+type DiskUse = Pick<Usage, 'diskBytes' | 'mountBytes' | 'diskFull'>;
+type Watched = { readonly volumes: readonly OpenPlace[]; scratch: readonly OpenPlace[]; last: DiskUse };
+
+export class DiskDesk {
+  private readonly runs = new Map<string, Watched>();
+  private readonly timer: NodeJS.Timeout;
+
+  constructor() {
+    this.timer = setInterval(() => this.lookAtAll(), LOOK_EVERY_MS).unref();
+  }
+
+  /** From before its container is made; volumes are looked at on the host, so that no agent is over too early for it. */
+  begin(runId: string, volumes: readonly { readonly rule: string; readonly statPath: string }[]): void {
+    this.forget(runId);
+    const places = volumes.map((volume) => ({ ...volume, fd: null }));
+    this.runs.set(runId, { volumes: places, scratch: [], last: look(places) });
+  }
+
+  /**
+   * Opens scratch by the mounts that the agent's first process has. None is a path that an agent could have led
+   * elsewhere: each must be the very filesystem that its mount table names.
+   */
+  watch(runId: string, pid: number, places: readonly DiskPlace[]): void {
+    const watched = this.runs.get(runId);
+    if (watched === undefined) return;
+    closeAll(watched.scratch);
+    watched.scratch = openPlaces(pid, places);
+    now(watched);
+  }
+
+  /** The same warden, whose samples say what the disks hold. */
+  over<Client extends Pick<Warden, 'sample'>>(warden: Client): Client {
+    return { ...warden, sample: async (runId) => this.fill(runId, await warden.sample(runId)) };
+  }
+
+  /** The same usage, with what the disks hold now. */
+  private fill(runId: string, usage: Usage): Usage {
+    const watched = this.runs.get(runId);
+    return watched === undefined ? usage : { ...usage, ...now(watched) };
+  }
+
+  /** The same report, and after the last one of a run nothing of it is held open any more. */
+  fillReport(report: WardenReport): WardenReport {
+    if (!('usage' in report)) return report;
+    if (report.kind !== 'emptied') return { ...report, usage: this.fill(report.runId, report.usage) };
+    const watched = this.runs.get(report.runId);
+    if (watched === undefined) return report;
+    const { last } = watched;
+    const end = now(watched);
+    this.forget(report.runId);
+    // Files that were deleted and open are gone with their process, and with them the fullness that ended it.
+    const diskFull = end.diskFull.length > 0 ? end.diskFull : last.diskFull;
+    return { ...report, usage: { ...report.usage, ...end, diskFull } };
+  }
+
+  forget(runId: string): void {
+    closeAll(this.runs.get(runId)?.scratch ?? []);
+    this.runs.delete(runId);
+  }
+
+  close(): void {
+    clearInterval(this.timer);
+    for (const runId of this.runs.keys()) this.forget(runId);
+  }
+
+  private lookAtAll(): void {
+    for (const watched of this.runs.values()) now(watched);
+  }
+}
+
+function now(watched: Watched): DiskUse {
+  const found = look([...watched.scratch, ...watched.volumes]);
+  watched.last = found;
+  return found;
+}
+
+function closeAll(places: readonly OpenPlace[]): void {
+  for (const { fd } of places) if (fd !== null) closeSync(fd);
+}
+
+/** What cannot be opened because the agent is over is not looked at. */
+function openPlaces(pid: number, places: readonly DiskPlace[]): readonly OpenPlace[] {
+  const opened: OpenPlace[] = [];
+  try {
+    const table = readFileSync(`/proc/${pid}/mountinfo`, 'utf8');
+    const devices = new Map(parseMountInfo(table).map((mount) => [mount.target, mount.device]));
+    for (const { path, rule } of places) {
+      const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+      const fd = openSync(`/proc/${pid}/root${path}`, flags);
+      if (deviceText(fstatSync(fd).dev) === devices.get(path)) {
+        opened.push({ rule, statPath: `/proc/self/fd/${fd}`, fd });
+      } else closeSync(fd);
+    }
+  } catch (error) {
+    if (!isGone(error) && !isAnotherProcess(error)) throw error;
+  }
+  return opened;
+}
+
+function isAnotherProcess(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && (error.code === 'ENOTDIR' || error.code === 'EINVAL');
+}
+
+/** `0:45`, from the number that stat(2) gives (makedev(3)). */
+function deviceText(dev: number): string {
+  const major = (dev >>> 8) & 0xfff;
+  return `${major}:${(dev & 0xff) | ((dev >>> 12) & 0xfff00)}`;
+}
+
+/** A call of microseconds that reads no disk. */
+function look(places: readonly OpenPlace[]): DiskUse {
+  let diskBytes = 0;
+  const mountBytes: Record<string, number> = {};
+  const diskFull = new Set<string>();
+  for (const { rule, statPath } of places) {
+    const { blocks, bfree, bavail, bsize, files, ffree } = statfsSync(statPath);
+    const used = (blocks - bfree) * bsize;
+    if (rule === SCRATCH_RULE) diskBytes += used;
+    else mountBytes[rule] = used;
+    if (bavail * bsize < ROOM_BYTES_MIN || (files > 0 && ffree === 0)) diskFull.add(rule);
+  }
+  return { diskBytes, mountBytes, diskFull: [...diskFull] };
+}
