@@ -6,6 +6,7 @@
 #   docker run -d --name ringfenced --network host --pid host --cgroupns host --cap-drop ALL \
 #     --cap-add NET_ADMIN --cap-add NET_RAW --cap-add SYS_ADMIN --cap-add SYS_PTRACE \
 #     --cap-add KILL --cap-add CHOWN --cap-add FOWNER --cap-add DAC_OVERRIDE --cap-add DAC_READ_SEARCH \
+#     --cap-add SETUID --cap-add SETGID \
 #     --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined \
 #     -v /sys/fs/cgroup:/sys/fs/cgroup -v /var/run/docker.sock:/var/run/docker.sock \
 #     -v /etc/ringfence:/etc/ringfence:ro -v /var/lib/ringfence:/var/lib/ringfence -v /run/ringfence:/run/ringfence \
