@@ -21,6 +21,7 @@ import { sendCheckpoints } from './checkpoint-desk.ts';
 import { checkAgain } from './config-check.ts';
 import { loadConfig, type DaemonConfig } from './config.ts';
 import { FenceGuard } from './fence-guard.ts';
+import { openGpus } from './gpu-setup.ts';
 import { HostDesk } from './host-desk.ts';
 import { Metrics } from './metrics.ts';
 import { openMetricsPort } from './metrics-port.ts';
@@ -168,6 +169,9 @@ async function assemble(
   const secrets = new KnownSecrets();
   const traffic = new TrafficDesk({ fence, ledger, secrets, log, runAt: (address) => runAt(table, address), nowIso });
   hooks.onPassed = (passed) => traffic.passed(passed);
+  const library = config.gpu.library ?? null;
+  const gpus = await openGpus({ library, statePath, engineFacts, warden, ledger, table, log });
+  closers.push(() => gpus.close());
   // Runs that go on keep what is mounted into them.
   closers.push(async () => {
     if (table.alive().length === 0) await secretStore.close();
@@ -199,6 +203,7 @@ async function assemble(
     evidence: { engine, traffic, secrets, log, logLines: config.incidents.logLines },
     secretStore,
     trust,
+    gpus: gpus.desk,
     disks: { volumes, desk: disks, engineFacts },
     places: { forbidden: [statePath, dirname(socketPath), engineFacts.rootDirectory] },
     sharedSecretFolders: [SHARED_SECRETS_FOLDER],
@@ -213,6 +218,7 @@ async function assemble(
       runsMax: config.runsMax,
       runsAlive: () => table.alive().length,
       isQuarantined: (profile) => incidents.isQuarantined(profile),
+      gpus: gpus.desk,
       ledgerFailure: () => ledger.failure(),
     },
     engine,
@@ -300,7 +306,14 @@ async function assemble(
     outbox,
     metrics,
     examine: () =>
-      examineHost({ engine, fence, ledger, wardenReady: warden.ready, gateListening: () => gate.health().listening }),
+      examineHost({
+        engine,
+        fence,
+        ledger,
+        wardenReady: warden.ready,
+        gateListening: () => gate.health().listening,
+        gpus: gpus.desk,
+      }),
     collectGarbage: () => clean(new Set(table.alive().map(({ driver }) => driver.state.runId)), []),
   });
   const server = createApiServer({

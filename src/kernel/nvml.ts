@@ -1,4 +1,5 @@
 import koffi from 'koffi';
+import { messageOf } from '../core/errors.ts';
 
 /**
  * NVIDIA's management library, as little of it as is asked. Every function gives the library's own return code; what it
@@ -40,7 +41,7 @@ const HANDLE = 'uint64_t';
 
 /** Throws with the loader's own words when the file is not there, or is no such library. */
 export function openNvml(path: string): Nvml {
-  const library = koffi.load(path);
+  const library = load(path);
   const find = (declaration: string): Native | null => {
     try {
       return library.func(declaration) as unknown as Native;
@@ -98,6 +99,15 @@ export function openNvml(path: string): Nvml {
     processUtilization:
       byProcess && ((device, { rows, count: into, sinceUs }) => byProcess(device, rows, into, sinceUs)),
   };
+}
+
+/** The loader's words do not say which file they are about. */
+function load(path: string): ReturnType<typeof koffi.load> {
+  try {
+    return koffi.load(path);
+  } catch (error) {
+    throw new Error(`${path}: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 /** Compute and graphics: a process may have a context of either kind, and is listed in both when it has both. */
