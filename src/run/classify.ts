@@ -117,6 +117,7 @@ const EXIT_OF_SIGKILL = 137;
 
 /** Milliseconds of the run's monotonic clock as UTC. */
 export function momentOf(state: RunState, sinceStartMs: number | null): string | null {
-  if (sinceStartMs === null || state.startedAt === null) return null;
-  return new Date(Date.parse(state.startedAt) + sinceStartMs).toISOString();
+  const clockAt = state.clockAt ?? state.startedAt;
+  if (sinceStartMs === null || clockAt === null) return null;
+  return new Date(Date.parse(clockAt) + sinceStartMs).toISOString();
 }

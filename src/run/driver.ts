@@ -1,7 +1,6 @@
 import { assert, assertNever } from '../core/assert.ts';
 import { fail, messageOf } from '../core/errors.ts';
 import type { Outcome } from '../core/outcome.ts';
-import { USAGE_NONE } from '../core/outcome.ts';
 import type { Attachment, ContainerPlan } from '../core/ports/engine.ts';
 import type { FenceLease } from '../core/ports/fence.ts';
 import type { RecordDraft } from '../core/ports/record.ts';
@@ -28,6 +27,7 @@ const QUEUE_EVENTS_MAX = 1_024;
 /** After a forced kill, how often and how long the emptiness of the cgroup is looked at. */
 const FORCE_KILL_TRIES_MAX = 40;
 const FORCE_KILL_TRY_MS = 50;
+const NO_TIMES = { detectedMs: null, signalledMs: null, emptyMs: null };
 
 /** An event without its stamp: the driver stamps what it is given. */
 export type Happening = RunEvent extends infer Event
@@ -39,6 +39,8 @@ export type Happening = RunEvent extends infer Event
 export type DriverOptions = {
   readonly state: RunState;
   readonly incidentId: string;
+  /** An earlier daemon opened the incident of this run and could not write down the end. */
+  readonly incidentOpened?: boolean;
   readonly ports: RunPorts;
   /** Asked for by the caller: the terminal or pipes are attached before the first instruction. */
   readonly attach: { readonly tty: boolean; readonly stdin: boolean } | null;
@@ -51,6 +53,7 @@ export type DriverOptions = {
 export class Driver {
   private current: RunState;
   private readonly incidentId: string;
+  private readonly incidentOpened: boolean;
   private readonly ports: RunPorts;
   private readonly attachTo: DriverOptions['attach'];
   private readonly queue: RunEvent[] = [];
@@ -71,6 +74,7 @@ export class Driver {
   constructor(options: DriverOptions) {
     this.current = options.state;
     this.incidentId = options.incidentId;
+    this.incidentOpened = options.incidentOpened === true;
     this.ports = options.ports;
     this.attachTo = options.attach;
   }
@@ -229,6 +233,7 @@ export class Driver {
         if (this.opening === null) return this.record(effect.draft);
         return this.opening.then(() => void this.record(effect.draft));
       case 'open-incident':
+        if (this.incidentOpened) return null;
         // What follows it in the record follows it in time: nothing says that there is an incident before it is there.
         this.opening = ports.openIncident(this.current, this.incidentId).catch(() => undefined);
         return null;
@@ -372,7 +377,7 @@ export class Driver {
     if (pid !== null && leafPaths !== null) {
       warden.send({ kind: 'started', runId: this.current.runId, pid, leafPaths, startedAtBootMs: startedAtMs });
     }
-    this.post({ kind: 'container-started', pid, startedAt: facts.startedAt ?? this.ports.now().at });
+    this.post({ kind: 'container-started', pid, startedAt: facts.startedAt ?? this.ports.now().at, startedAtMs });
     if (pid === null || leafPaths === null) await this.countShortLife(containerId);
   }
 
@@ -380,7 +385,7 @@ export class Driver {
   private async countShortLife(containerId: string): Promise<void> {
     const usage = await this.ports.warden.sample(this.current.runId);
     await this.inspectExit(containerId);
-    this.post({ kind: 'emptied', usage, times: { detectedMs: null, signalledMs: null, emptyMs: null }, breach: null });
+    this.post({ kind: 'emptied', usage, times: NO_TIMES, breach: null });
   }
 
   private async readBack(containerId: string): Promise<void> {
@@ -403,21 +408,16 @@ export class Driver {
       containerId === null ? null : engine.signalContainer(containerId, 'SIGKILL').catch(() => undefined);
     let pids: readonly number[] = [];
     for (let attempt = 0; attempt < FORCE_KILL_TRIES_MAX; attempt += 1) {
-      pids = this.parentPaths === null ? [] : await cgroups.killNow(this.parentPaths);
+      // A run that could not be taken over may not know its cgroup yet: making what is there finds it.
+      if (containerId !== null) this.parentPaths ??= await cgroups.make(this.current.runId).catch(() => null);
+      const unseen = this.current.container.kind === 'started' ? [this.current.container.pid ?? 0] : [];
+      pids = this.parentPaths === null ? unseen : await cgroups.killNow(this.parentPaths);
       if (pids.length === 0) break;
       await new Promise((resolve) => setTimeout(resolve, FORCE_KILL_TRY_MS));
     }
     await engineKill;
     if (pids.length > 0) this.post({ kind: 'undead', pids });
-    else {
-      const usage = this.current.usage ?? USAGE_NONE;
-      this.post({
-        kind: 'emptied',
-        usage,
-        times: { detectedMs: null, signalledMs: null, emptyMs: null },
-        breach: null,
-      });
-    }
+    else this.post({ kind: 'emptied', usage: this.current.usage, times: NO_TIMES, breach: null });
   }
 
   private async inspectExit(containerId: string): Promise<void> {

@@ -21,7 +21,13 @@ export type RunEvent = Stamp &
     | { readonly kind: 'adopted' }
     | { readonly kind: 'prepared'; readonly preparation: Preparation }
     | { readonly kind: 'container-created'; readonly containerId: string }
-    | { readonly kind: 'container-started'; readonly pid: number | null; readonly startedAt: string }
+    | {
+        readonly kind: 'container-started';
+        readonly pid: number | null;
+        readonly startedAt: string;
+        /** Where the clock of the run begins, in milliseconds since boot: before the engine was asked to start it. */
+        readonly startedAtMs?: number;
+      }
     | { readonly kind: 'verified'; readonly bounds: readonly Bound[]; readonly note: string | null }
     | { readonly kind: 'mismatched'; readonly mismatches: readonly Mismatch[] }
     | { readonly kind: 'effect-failed'; readonly effect: RunEffect['kind']; readonly failure: EffectFailure }

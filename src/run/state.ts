@@ -34,7 +34,9 @@ export type RunState = {
   readonly pending: readonly string[];
   readonly container: ContainerState;
   readonly startedAt: string | null;
+  /** Where the clock of the run begins, in milliseconds since boot and in UTC; a little before `startedAt`. */
   readonly startedAtMs: number | null;
+  readonly clockAt: string | null;
   readonly bounds: readonly Bound[];
   /** The profile that the run is being held to, while fence and warden have not both taken it over. */
   readonly changingTo: Spec | null;
@@ -91,6 +93,7 @@ export function initialState(options: {
     container: { kind: 'none' },
     startedAt: null,
     startedAtMs: null,
+    clockAt: null,
     bounds: [],
     changingTo: null,
     held: null,

@@ -12,7 +12,7 @@ import {
   withEffects,
   without,
 } from './ending.ts';
-import type { EffectFailure, EventOf, RunEffect, RunEvent } from './events.ts';
+import type { EffectFailure, EventOf, RunEffect, RunEvent, Stamp } from './events.ts';
 import { onBreached, onDenied, onWarned } from './observed.ts';
 import type { Preparation, RunEnd, RunState } from './state.ts';
 import {
@@ -50,7 +50,7 @@ export function step(state: RunState, event: RunEvent, incidentId: string): Step
     case 'container-created':
       return onContainerCreated(state, event, incidentId);
     case 'container-started':
-      return onContainerStarted(state, event, incidentId);
+      return onContainerStarted(state, event);
     case 'verified':
       return onVerified(state, event, incidentId);
     case 'mismatched':
@@ -164,6 +164,7 @@ function onAdopt(before: RunState, event: EventOf<'adopt'>): Step {
     container: { kind: 'started', containerId, pid },
     startedAt,
     startedAtMs,
+    clockAt: clockAtOf(event, startedAtMs),
     pending: ['adopt'],
   };
   return {
@@ -187,6 +188,11 @@ function onAdopted(before: RunState, event: EventOf<'adopted'>, incidentId: stri
     state: { ...state, pending: [...state.pending, 'read-back'] },
     effects: [adopted, { kind: 'read-back', containerId }],
   };
+}
+
+/** A moment of the monotonic clock as UTC, by an event that knows both. */
+function clockAtOf({ at, atMs }: Stamp, sinceBootMs: number): string {
+  return new Date(Date.parse(at) - (atMs - sinceBootMs)).toISOString();
 }
 
 function prepareKey(preparation: Preparation): string {
@@ -227,14 +233,15 @@ function onContainerCreated(before: RunState, event: EventOf<'container-created'
   };
 }
 
-function onContainerStarted(before: RunState, event: EventOf<'container-started'>, incidentId: string): Step {
+function onContainerStarted(before: RunState, event: EventOf<'container-started'>): Step {
   const containerId = containerIdOf(before);
   if (containerId === null) return same(before);
   const state: RunState = {
     ...without(before, 'start-container'),
     container: { kind: 'started', containerId, pid: event.pid },
     startedAt: event.startedAt,
-    startedAtMs: event.atMs,
+    startedAtMs: event.startedAtMs ?? event.atMs,
+    clockAt: clockAtOf(event, event.startedAtMs ?? event.atMs),
   };
   const started: RunEffect = {
     kind: 'record',
@@ -245,10 +252,12 @@ function onContainerStarted(before: RunState, event: EventOf<'container-started'
       containerId,
       imageDigest: state.imageDigest,
       pid: event.pid,
-      startedAtMs: event.atMs,
+      startedAtMs: state.startedAtMs,
     },
   };
-  if (state.end !== null && state.empty) return withEffects([started], finishIfDone(state, event, incidentId));
+  // Whoever said that nothing runs said so before there was anything: what was started after all is ended and counted.
+  if (state.end !== null && state.empty)
+    return { state: { ...state, empty: false }, effects: [started, { kind: 'force-kill' }] };
   // An end that was decided while the engine was starting the container could not reach its processes yet.
   if (state.end !== null)
     return { state, effects: [started, { kind: 'kill', reason: state.end.reason }, emptyDeadline(0)] };
