@@ -1,7 +1,7 @@
 import { dirname } from 'node:path';
 import type { Caller, LaunchRequest } from '../api/service.ts';
-import { messageOf } from '../core/errors.ts';
-import type { Engine } from '../core/ports/engine.ts';
+import { messageOf, RingfenceError } from '../core/errors.ts';
+import type { ContainerFacts, Engine } from '../core/ports/engine.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { LedgerRecord } from '../core/ports/record.ts';
 import type { WardenReport } from '../core/ports/warden.ts';
@@ -18,6 +18,8 @@ export type AdoptionParts = {
   readonly engine: Engine;
   readonly supervisor: Supervisor;
   readonly log: Log;
+  /** What the warden did while no daemon was there to hear it. */
+  readonly afterlife: readonly WardenReport[];
   portsFor(run: NewRun): Promise<RunPorts>;
 };
 
@@ -42,7 +44,7 @@ export async function adoptRuns(open: readonly OpenRun[], parts: AdoptionParts):
 async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
   const { containerId, startedAtMs, runId } = run;
   if (containerId === null || startedAtMs === null) return false;
-  const container = await parts.engine.inspectContainer(containerId);
+  const container = await inspectPatiently(parts.engine, containerId);
   if (container.labels[LABEL_RUN] !== runId || container.startedAt === null) return false;
   const profile = profileFrom(run.admission);
   if (profile === null) return false;
@@ -64,24 +66,41 @@ async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
     pid: container.pid,
     startedAt: container.startedAt,
     startedAtMs,
+    incidentId: run.incidentId,
   });
   // Ended for a breach, and the daemon was gone before it could say so: now it is said.
   if (run.breach !== null) {
     const times = { detectedMs: null, signalledMs: null, emptyMs: null };
     parts.supervisor.receive({ kind: 'breached', runId, ...run.breach, times, processes: [] });
   }
+  replayAfterlife(runId, parts);
   return true;
 }
+
+/** One lost reply must not cost an agent its life. A container that is not there will not come back. */
+async function inspectPatiently(engine: Engine, containerId: string): Promise<ContainerFacts> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await engine.inspectContainer(containerId);
+    } catch (error) {
+      const isGone = error instanceof RingfenceError && error.facts['statusCode'] === 404;
+      if (isGone || attempt >= INSPECT_TRIES_MAX) throw error;
+    }
+  }
+}
+
+const INSPECT_TRIES_MAX = 3;
 
 const ADOPTED_REPORTS: ReadonlySet<WardenReport['kind']> = new Set(['breached', 'warned', 'denied', 'held']);
 
 /**
- * What the warden did while no daemon was there to hear it, for the runs just taken over. Only what the new warden cannot
+ * What happened to a run just taken over while no daemon heard of it, before it can come to its end here: a run that is
+ * over by now must not be called `exited` while the reason waits behind the other runs. Only what the new warden cannot
  * find out by itself: the end of the processes it sees in the cgroup.
  */
-export function replayAfterlife(reports: readonly WardenReport[], supervisor: Supervisor): void {
-  for (const report of reports) {
-    if (ADOPTED_REPORTS.has(report.kind)) supervisor.receive(report);
+function replayAfterlife(runId: string, { afterlife, supervisor }: AdoptionParts): void {
+  for (const report of afterlife) {
+    if ('runId' in report && report.runId === runId && ADOPTED_REPORTS.has(report.kind)) supervisor.receive(report);
   }
 }
 

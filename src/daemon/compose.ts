@@ -16,7 +16,7 @@ import { takeAfterlife } from '../warden/afterlife.ts';
 import { VERSION } from '../core/version.ts';
 import { ApprovalDesk } from './approvals.ts';
 import { openAlerts, openFence, openWarden, upstreamsFor, type Hooks } from './adapters.ts';
-import { adoptRuns, replayAfterlife } from './adoption.ts';
+import { adoptRuns } from './adoption.ts';
 import { sendCheckpoints } from './checkpoint-desk.ts';
 import { checkAgain } from './config-check.ts';
 import { loadConfig, type DaemonConfig } from './config.ts';
@@ -246,11 +246,13 @@ async function assemble(
   };
   closers.push(() => (keepRuns ? supervisor.leave() : supervisor.stopAll()));
 
-  const left = await adoptRuns(replay.open, { engine, supervisor, log, portsFor: (run) => portsFor(run, parts) });
-  replayAfterlife(
-    takeAfterlife(join(statePath, 'warden')).map(({ report }) => report),
+  const left = await adoptRuns(replay.open, {
+    engine,
     supervisor,
-  );
+    log,
+    afterlife: takeAfterlife(join(statePath, 'warden')).map(({ report }) => report),
+    portsFor: (run) => portsFor(run, parts),
+  });
   const adopted = new Set(table.alive().map(({ driver }) => driver.state.runId));
   await clean(adopted, left);
 

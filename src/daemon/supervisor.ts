@@ -91,6 +91,8 @@ export type AdoptedPast = {
   readonly pid: number | null;
   readonly startedAt: string;
   readonly startedAtMs: number;
+  /** The incident that the daemon before opened for it; null when there is none yet. */
+  readonly incidentId: string | null;
 };
 
 type RunReport = Extract<WardenReport, { readonly runId: string }>;
@@ -188,7 +190,8 @@ export class Supervisor implements RunService {
     const { spec, image } = admission;
     const driver = new Driver({
       state: initialState({ runId, spec, imageDigest: image.digest }),
-      incidentId: idFrom('i', randomBytes(12)),
+      incidentId: past.incidentId ?? idFrom('i', randomBytes(12)),
+      incidentOpened: past.incidentId !== null,
       ports,
       attach: null,
     });

@@ -42,6 +42,8 @@ export type OpenRun = {
   readonly startedAtMs: number | null;
   /** What ended it, when the daemon went away before it could say so. */
   readonly breach: { readonly breach: Breach; readonly usage: Usage } | null;
+  /** The incident that was opened for it already; it gets no second one. */
+  readonly incidentId: string | null;
 };
 
 /** `stoppedAt` is null for one that was killed; `lastAt` is then the last that is known of it. */
@@ -103,6 +105,7 @@ class Replaying implements Replay {
             containerId: null,
             startedAtMs: null,
             breach: null,
+            incidentId: null,
           };
           keep(this.#open, { key: runId, value: run, max: OPEN_KEPT_MAX });
         }
@@ -121,6 +124,7 @@ class Replaying implements Replay {
         return;
       case 'incident.opened':
         if (profile !== null) this.#incident(profile, record);
+        this.#openedFor(runId, record);
         return;
       case 'incident.closed':
         this.#closed(record);
@@ -164,6 +168,15 @@ class Replaying implements Replay {
     const { breach, usage } = record;
     if (run === undefined || run.breach !== null || !isObject(breach) || !isObject(usage)) return;
     this.#open.set(run.runId, { ...run, breach: { breach: breach as Breach, usage: usage as Usage } });
+  }
+
+  /** An incident holds the breach that it is about, also where the supervisor itself ended the run. */
+  #openedFor(runId: string | null, record: LedgerRecord): void {
+    const run = runId === null ? undefined : this.#open.get(runId);
+    const { incident } = record;
+    if (run === undefined || !isIncident(incident)) return;
+    const { breach, usage } = incident.evidence;
+    this.#open.set(run.runId, { ...run, breach: { breach, usage }, incidentId: incident.id });
   }
 
   #closed(record: LedgerRecord): void {
