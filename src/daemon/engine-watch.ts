@@ -6,6 +6,8 @@ import { networkName } from '../run/plan.ts';
 import { containerIdOf } from '../run/state.ts';
 import type { RunEntry, RunTable } from './run-table.ts';
 
+const DETACHED_MS = 500;
+
 export type EngineWatchParts = {
   readonly engine: Engine;
   readonly ledger: Ledger;
@@ -45,13 +47,24 @@ export class EngineWatch {
       case 'network-detached': {
         const own = event.network === driver.network?.bridge || event.network === networkName(runId);
         if (!own) this.drift(entry, `the container was attached to or detached from network ${event.network}`);
-        else if (event.kind === 'network-detached' && driver.state.phase === 'running')
-          this.drift(entry, 'the network of the run was detached');
+        else if (event.kind === 'network-detached') this.detached(entry);
         break;
       }
       default:
         assertNever(event);
     }
+  }
+
+  /**
+   * Engines from 28 on tell of the end of a container's network before that of the container. Without its network a run
+   * reaches nothing, so there is time to see which of the two it is.
+   */
+  private detached(entry: RunEntry): void {
+    const stillThere = (): void => {
+      const { phase, empty } = entry.driver.state;
+      if (phase === 'running' && !empty) this.drift(entry, 'the network of the run was detached');
+    };
+    setTimeout(stillThere, DETACHED_MS);
   }
 
   private drift(entry: RunEntry, what: string): void {
