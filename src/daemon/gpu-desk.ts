@@ -303,5 +303,6 @@ function isOn(uuid: string, reading: GpuReading, runId: string): boolean {
 }
 
 function isUnread(uuid: string, reading: GpuReading): boolean {
-  return (reading.devices.find((device) => device.uuid === uuid)?.problem ?? 'gone') !== null;
+  const device = reading.devices.find((each) => each.uuid === uuid);
+  return device === undefined || device.problem !== null;
 }
