@@ -7,10 +7,12 @@ import { parseMountInfo } from '../run/mountinfo.ts';
 /**
  * What runs have written: in scratch and in mounts with a size. The kernel holds these sizes; here they are only looked
  * at, for `ps`, for incidents, and to tell a run that failed on a full disk from one that failed. The kernel counts no
- * ENOSPC, so "full" is what there was no room in at the last look, a second before the end at most, or at the end.
+ * ENOSPC, so "full" is what there was no room in at the end or within the last seconds before it.
  */
 export const SCRATCH_RULE = 'limits.disk';
 const LOOK_EVERY_MS = 1_000;
+/** How long ago a place may have been full for an agent to have failed on that. */
+const FULL_MS_MAX = 5_000;
 /** What is left over when a write has been refused: a filesystem keeps back a few blocks for its own tables. */
 const ROOM_BYTES_MIN = 64 * 1024;
 
@@ -20,7 +22,12 @@ export type DiskPlace = { readonly path: string; readonly rule: string };
 /** `fd`: held open here, where it is. */
 type OpenPlace = { readonly rule: string; readonly statPath: string; readonly fd: number | null };
 type DiskUse = Pick<Usage, 'diskBytes' | 'mountBytes' | 'diskFull'>;
-type Watched = { readonly volumes: readonly OpenPlace[]; scratch: readonly OpenPlace[]; last: DiskUse };
+type Watched = {
+  readonly volumes: readonly OpenPlace[];
+  scratch: readonly OpenPlace[];
+  /** When each rule was last seen without room. */
+  readonly fullAtMs: Map<string, number>;
+};
 
 export class DiskDesk {
   private readonly runs = new Map<string, Watched>();
@@ -34,7 +41,7 @@ export class DiskDesk {
   begin(runId: string, volumes: readonly { readonly rule: string; readonly statPath: string }[]): void {
     this.forget(runId);
     const places = volumes.map((volume) => ({ ...volume, fd: null }));
-    this.runs.set(runId, { volumes: places, scratch: [], last: look(places) });
+    this.runs.set(runId, { volumes: places, scratch: [], fullAtMs: new Map() });
   }
 
   /**
@@ -66,11 +73,11 @@ export class DiskDesk {
     if (report.kind !== 'emptied') return { ...report, usage: this.fill(report.runId, report.usage) };
     const watched = this.runs.get(report.runId);
     if (watched === undefined) return report;
-    const { last } = watched;
     const end = now(watched);
     this.forget(report.runId);
     // Files that were deleted and open are gone with their process, and with them the fullness that ended it.
-    const diskFull = end.diskFull.length > 0 ? end.diskFull : last.diskFull;
+    const since = performance.now() - FULL_MS_MAX;
+    const diskFull = [...watched.fullAtMs].flatMap(([rule, atMs]) => (atMs >= since ? [rule] : []));
     return { ...report, usage: { ...report.usage, ...end, diskFull } };
   }
 
@@ -91,7 +98,7 @@ export class DiskDesk {
 
 function now(watched: Watched): DiskUse {
   const found = look([...watched.scratch, ...watched.volumes]);
-  watched.last = found;
+  for (const rule of found.diskFull) watched.fullAtMs.set(rule, performance.now());
   return found;
 }
 

@@ -10,7 +10,8 @@ const TOOL_MS_MAX = 30_000;
 const LOOP_GONE_MS_MAX = 5_000;
 const LOOP_GONE_LOOK_MS = 10;
 
-/** One file for each of so many bytes, as in scratch: the table of files is full before the host notices. */
+const JOURNAL_BYTES_MIN = 64 * 2 ** 20;
+/** One file for each of so many bytes: as in scratch, what holds many small ones is bounded as well. */
 const BYTES_PER_INODE = 8192;
 
 /** `remount-ro`: after damage nothing is written any more. */
@@ -41,14 +42,19 @@ export async function makeImage(options: {
     await tool('fallocate', ['--length', String(bytes), draft]);
     await chmod(draft, 0o600);
     const features = `nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=${owner.uid}:${owner.gid}`;
-    const args = ['-q', '-F', '-m', '0', '-b', '4096', '-i', String(BYTES_PER_INODE), '-E', features, draft];
-    await tool('mkfs.ext4', args);
+    const layout = ['-m', '0', '-b', '4096', '-i', String(BYTES_PER_INODE), ...journal(bytes)];
+    await tool('mkfs.ext4', ['-q', '-F', ...layout, '-E', features, draft]);
     await likeFolder(draft, owner);
     await rename(draft, image);
   } catch (error) {
     await rm(draft, { force: true });
     throw error;
   }
+}
+
+/** What is kept from the agent is small: a journal of the least size, and none where a full check takes no time. */
+function journal(bytes: number): readonly string[] {
+  return bytes < JOURNAL_BYTES_MIN ? ['-O', '^has_journal'] : ['-J', 'size=4'];
 }
 
 /** The root of the new filesystem gets what the folder has, and nothing that was not there before. */

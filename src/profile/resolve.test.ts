@@ -276,21 +276,7 @@ test('what this version does not hold, each by itself', () => {
       limit('io: 1MiB/s'),
       limit('gpu: { count: 1 }'),
       (profile: string) => limit('gpu: { count: 1 }')(amount('gpu: 1m')(profile)),
-      more('mounts: [{ host: ./x, path: /x, size: 1MiB }]'),
+      more('mounts: [{ host: ./x, path: /x, mode: rw, size: 1MiB }]'),
     ].map(refused),
-  ).toEqual([
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-    [],
-  ]);
+  ).toEqual([[], [], [], [], [], [], [], [], [], [], [], [], []]);
 });

@@ -152,7 +152,7 @@ export function summaryOf(profile: string, breach: Breach): string {
     case 'limit.pids':
       return `${profile} tried to have more than ${limit} at once, and ended.`;
     case 'limit.disk':
-      return `${profile} filled its ${limit} of disk and ${done}.`;
+      return `${profile} filled its ${limit} of disk, and ended.`;
     case 'limit.gpu':
       return breach.rule === 'limits.gpu'
         ? `${profile} used a GPU that its profile does not grant and ${done}.`

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { boundsOf, budgetPlansOf } from './bounds.ts';
+import { boundsAfterChange, boundsOf, budgetPlansOf } from './bounds.ts';
 import { specOf } from './testing.ts';
 
 const NONE = specOf();
@@ -43,4 +43,26 @@ it('gives the warden each budget with its action, and none that the profile does
     { budget: 'connections', count: 30, action: 'pause' },
     { budget: 'denials', count: 4, windowMs: 60_000, action: 'kill' },
   ]);
+});
+
+it('says of the disks what holds them on this host, and keeps that over a change of the profile', () => {
+  const mount = { hostPath: '/srv/w', path: '/w', mode: 'rw' as const, sizeBytesMax: null };
+  const spec = specOf({
+    limits: { ...NONE.limits, ioBytesPerSecond: 1_000 },
+    mounts: [mount, { ...mount, path: '/x', sizeBytesMax: 4_096 }],
+  });
+  const disks = (bounds: ReturnType<typeof boundsOf>): readonly unknown[] =>
+    bounds.filter(({ path }) => path === 'limits.io' || path.startsWith('mounts'));
+  const wanted = (rung: string, value: number): readonly unknown[] => [
+    { path: 'limits.io', value, unit: 'byte/s', rung },
+    { path: 'mounts[1].size', value: 4_096, unit: 'bytes', rung: 'kernel' },
+  ];
+  const before = boundsOf(spec, { io: 'kernel' });
+  expect([disks(before), disks(boundsOf(spec)), disks(boundsOf(NONE))]).toEqual([
+    wanted('kernel', 1_000),
+    wanted('none', 1_000),
+    [],
+  ]);
+  const changed = { ...spec, limits: { ...spec.limits, ioBytesPerSecond: 2_000 } };
+  expect(disks(boundsAfterChange(changed, before))).toEqual(wanted('kernel', 2_000));
 });

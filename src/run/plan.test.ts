@@ -99,6 +99,7 @@ describe('planContainer', () => {
         binds: [],
         logBytesMax: 32 * MIB,
         gpu: null,
+        io: null,
         appArmorProfile: 'docker-default',
       },
     });

@@ -212,6 +212,11 @@ describe('an end', () => {
     expect(play([...LAUNCH, oom, died(1, false)]).state.outcome?.reason).toBe('oom');
     expect(play([...LAUNCH, pids, died(2, false)]).state.outcome?.reason).toBe('limit.pids');
     expect(play([...LAUNCH, pids, died(0, false)]).state.outcome?.reason).toBe('exited');
+    const full = { ...EMPTIED, usage: { ...USAGE_NONE, diskFull: ['mounts[0].size'] } } as Unstamped;
+    const { outcome } = play([...LAUNCH, full, died(3, false)]).state;
+    expect({ reason: outcome?.reason, rule: outcome?.rule }).toEqual({ reason: 'limit.disk', rule: 'mounts[0].size' });
+    expect(play([...LAUNCH, full, died(0, false)]).state.outcome?.reason).toBe('exited');
+    expect(play([...LAUNCH, EMPTIED, died(3, false)]).state.outcome?.reason).toBe('exited');
   });
 });
 

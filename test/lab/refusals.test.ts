@@ -33,7 +33,10 @@ afterAll(async () => {
   const leaks = await leaksSince(before);
   await new Promise((resolve) => server.close(resolve));
   await daemon.close();
-  expect({ leaks, admitted: kinds.filter((kind) => kind !== 'daemon.started' && kind !== 'ledger.key' && kind !== 'run.refused') }).toEqual({
+  expect({
+    leaks,
+    admitted: kinds.filter((kind) => kind !== 'daemon.started' && kind !== 'ledger.key' && kind !== 'run.refused'),
+  }).toEqual({
     leaks: [],
     admitted: [],
   });
@@ -178,13 +181,36 @@ describe('what this version or this host cannot hold', () => {
     says: `${path}: not enforceable by this version: `,
   });
   const limits = (more: string): ProfileLines => ({ limits: `{ cpu: 1, memory: 64MiB, pids: 16, ${more} }` });
-  refuses('a rate of the disks', limits('io: 50MiB/s'), later('6:48', 'limits.io'));
   refuses('a GPU', limits('gpu: { count: 1 }'), later('6:49', 'limits.gpu'));
-  it('a size of a mount', async () => {
-    const file = writeProfile(at('profile.yaml'), { mounts: `[{ host: ${at('plain')}, path: /w, size: 1GiB }]` });
-    const column = `mounts: [{ host: ${at('plain')}, path: /w, size: `.length + 1;
-    await expectRefused(file, later(`9:${column}`, 'mounts[0].size'));
+  const beyond = (place: string, says: string): Expected => ({
+    code: 'HOST_CANNOT_ENFORCE',
+    place: `:${place} `,
+    says,
   });
+  it.each([
+    [
+      '1000TiB',
+      'rw',
+      ['must be at most ', ', what the disk of this host has left, got 1000 TiB'],
+      'HOST_CANNOT_ENFORCE',
+    ],
+    ['2MiB', 'rw', ['must be at least 4 MiB'], 'HOST_CANNOT_ENFORCE'],
+    ['0MiB', 'rw', ['must be at least 1 MiB, got "0MiB"'], 'PROFILE_INVALID'],
+    ['-1GiB', 'rw', ['must be a size with a unit'], 'PROFILE_INVALID'],
+    ['99999999999TiB', 'rw', ['small enough to count exactly'], 'PROFILE_INVALID'],
+    ['1GiB', 'ro', ['bounds nothing: the agent cannot write to this mount'], 'PROFILE_INVALID'],
+  ])('a mount of size %s, mode %s', async (size, mode, says, code) => {
+    const before = `[{ host: ${at('plain')}, path: /w, mode: ${mode}, size: `;
+    const file = writeProfile(at('profile.yaml'), { mounts: `${before}${size} }]` });
+    const place = `:9:${`mounts: ${before}`.length + 1} `;
+    const said = await expectRefused(file, { code, place, says: 'mounts[0].size: ' });
+    for (const words of says) expect(said).toContain(words);
+  });
+  refuses(
+    'more scratch than there is memory',
+    { limits: '{ cpu: 1, memory: 64MiB, pids: 16, disk: 900TiB }' },
+    beyond('6:50', 'limits.disk: must be at most '),
+  );
   refuses(
     'more cores than there are',
     { limits: '{ cpu: 1000, memory: 64MiB, pids: 16 }' },

@@ -61,7 +61,7 @@ if failure: time.sleep(2); sys.exit(3)
 
   test('is full for a big file, a deleted one, a sparse one and many small ones, and not for their twins', async () => {
     for (const name of ['big', 'deleted', 'sparse', 'many', 'twin', 'cached']) workspace(name);
-    const many = `n=0; while : > /w/f$n && [ $n -lt 9999 ]; do n=$((n+1)); done; echo "wrote $n"; [ $n = 9999 ] || exit 3`;
+    const many = `n=0; while echo > /w/f$n && [ $n -lt 9999 ]; do n=$((n+1)); done; echo "wrote $n"; [ $n = 9999 ] || exit 3`;
     const [big, deleted, sparse, small, twin, cached] = await runs([
       sized('big', fill(64 * MIB, '')),
       sized('deleted', fill(64 * MIB, 'deleted')),
@@ -95,7 +95,7 @@ if failure: time.sleep(2); sys.exit(3)
     const sizes = readdirSync(images).filter((name) => name.endsWith('.img'));
     expect(sizes.map((name) => statSync(`${images}/${name}`).size)).toEqual(sizes.map(() => 24 * MIB));
     const { evidence, cure } = await supervised.incident(big?.outcome.incidentId ?? '');
-    expect({ breach: evidence.breach, cure: cure[0] }).toMatchObject({
+    expect({ breach: evidence.breach, cure }).toMatchObject({
       breach: { reason: 'limit.disk', limit: 24 * MIB },
       cure: expect.stringContaining('raise `mounts[0].size` from 24MiB'),
     });
@@ -126,7 +126,7 @@ if failure: time.sleep(2); sys.exit(3)
 test('scratch, shared memory and their tables are full at limits.disk, and the twin fits', async () => {
   const fill = `cd /tmp; dd if=/dev/zero of=big bs=64k count=1000; dd if=/dev/zero of=/dev/shm/big bs=64k count=1000
     stat -c '%n %s' /tmp/big /dev/shm/big; sleep 1.5; exit 3`;
-  const many = `cd /tmp; n=0; while : > f$n && [ $n -lt 9999 ]; do n=$((n+1)); done; echo "made $n"; [ $n = 9999 ] || exit 3`;
+  const many = `cd /tmp; n=0; while echo > f$n && [ $n -lt 9999 ]; do n=$((n+1)); done; echo "made $n"; sleep 1.5; [ $n = 9999 ] || exit 3`;
   const draft = { limits: { disk: '16MiB', memory: '64MiB' } };
   const [full, inodes, twin] = await Promise.all([
     supervised.run({ name: 'scratch', command: SHELL(fill), ...draft }),
@@ -138,7 +138,7 @@ test('scratch, shared memory and their tables are full at limits.disk, and the t
     }),
   ]);
   expect(full).toMatchObject(ended('limit.disk', 'limits.disk'));
-  expect(full.output).toContain('/dev/shm/big');
+  expect(full.output).toMatch(/^\/tmp\/big \d+\n\/dev\/shm\/big \d+$/m);
   const sizes = [...full.output.matchAll(/^\S+ (\d+)$/gm)].map(([, size]) => Number(size));
   expect({ places: sizes.length, together: sizes.reduce((sum, size) => sum + size, 0) <= 16 * MIB }).toEqual({
     places: 2,
