@@ -9,6 +9,7 @@ import type { Fence } from '../core/ports/fence.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import type { WardenReport } from '../core/ports/warden.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
+import { diskChecks } from './doctor-disks.ts';
 import { gpuChecks } from './gpu-checks.ts';
 import type { GpuDesk } from './gpu-desk.ts';
 
@@ -35,6 +36,7 @@ export async function examineHost(parts: DoctorParts): Promise<DoctorReport> {
       Promise.resolve(wardenChecks(parts)),
       fenceChecks(parts.fence),
       Promise.resolve([gateCheck(parts), ledgerCheck(parts.ledger)]),
+      diskChecks(),
       toolChecks(),
       hostChecks(),
     ])
@@ -90,19 +92,8 @@ async function engineChecks(engine: Engine, gpus: DoctorParts['gpus']): Promise<
     }),
     ok('limits.disk', { rung: 'kernel', evidence: 'read-only root, scratch in sized memory filesystems' }),
     ok('limits.files', { rung: 'kernel', evidence: 'RLIMIT_NOFILE' }),
-    missingLater('limits.bandwidth'),
-    missingLater('limits.io'),
     ...gpuChecks(gpus, facts),
   ];
-}
-
-/** Absent in this version on every host: launches that ask for it are refused, so it does not fail the host. */
-function missingLater(name: string): DoctorCheck {
-  return degraded(name, {
-    rung: 'none',
-    evidence: 'not enforceable by this version; a profile that asks for it is refused',
-    fix: 'leave it out of the profile',
-  });
 }
 
 function cgroupChecks(): readonly DoctorCheck[] {

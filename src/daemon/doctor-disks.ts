@@ -1,0 +1,62 @@
+import { access } from 'node:fs/promises';
+import { execa } from 'execa';
+import type { DoctorCheck } from '../api/service.ts';
+import { ioVersion } from './io-devices.ts';
+
+const TOOL_MS_MAX = 5_000;
+const LOOP_CONTROL = '/dev/loop-control';
+
+/** What holds rates and the sizes of mounts on this host. */
+export async function diskChecks(): Promise<readonly DoctorCheck[]> {
+  return await Promise.all([bandwidthCheck(), Promise.resolve(ioCheck()), sizeCheck()]);
+}
+
+async function bandwidthCheck(): Promise<DoctorCheck> {
+  const name = 'limits.bandwidth';
+  const { failed, stdout } = await execa('tc', ['-Version'], { reject: false, timeout: TOOL_MS_MAX });
+  if (failed) return lacks(name, { evidence: 'tc is not installed', fix: 'apt-get install iproute2' });
+  const evidence = `both ways on the bridge of the run, read back at each launch (${(stdout.split('\n')[0] ?? '').trim()})`;
+  return { name, state: 'ok', rung: 'kernel', evidence, fix: null };
+}
+
+function ioCheck(): DoctorCheck {
+  const name = 'limits.io';
+  const version = ioVersion();
+  if (version === null) {
+    return lacks(name, {
+      evidence: 'no controller limits disks; a profile that asks for it is refused unless it accepts that',
+      fix: 'use a kernel with CONFIG_BLK_DEV_THROTTLING and the io controller',
+    });
+  }
+  if (version === 2) {
+    return { name, state: 'ok', rung: 'kernel', evidence: 'io.max of cgroup v2, each way of each disk', fix: null };
+  }
+  const held = 'blkio of cgroup v1 holds reads and direct writes';
+  const evidence = `${held}; a profile with a mount that is rw is refused unless it accepts limits.io`;
+  const fix = 'boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1)';
+  return { name, state: 'degraded', rung: 'kernel', evidence, fix };
+}
+
+async function sizeCheck(): Promise<DoctorCheck> {
+  const name = 'mounts.size';
+  const loops = await access(LOOP_CONTROL).then(
+    () => true,
+    () => false,
+  );
+  if (!loops) return lacks(name, { evidence: `${LOOP_CONTROL} is not there`, fix: 'modprobe loop' });
+  for (const [tool, args] of [
+    ['mkfs.ext4', ['-V']],
+    ['resize2fs', ['-V']],
+    ['losetup', ['--version']],
+  ] as const) {
+    const found = await execa(tool, args, { reject: false, timeout: TOOL_MS_MAX });
+    if (found.code === 'ENOENT') {
+      return lacks(name, { evidence: `${tool} is not installed`, fix: 'apt-get install e2fsprogs mount' });
+    }
+  }
+  return { name, state: 'ok', rung: 'kernel', evidence: 'an ext4 filesystem of the size, on a loop device', fix: null };
+}
+
+function lacks(name: string, found: { readonly evidence: string; readonly fix: string }): DoctorCheck {
+  return { name, state: 'degraded', rung: 'none', ...found };
+}
