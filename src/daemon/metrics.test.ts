@@ -90,7 +90,9 @@ describe('Metrics', () => {
 
   test('what cannot be asked is missing, not zero', async () => {
     const metrics = new Metrics({
-      ...{ version: '1', runs: () => [], approvalsPending: () => 0 },
+      version: '1',
+      runs: () => [],
+      approvalsPending: () => 0,
       ledger: () => ({ seq: 1, flushedSeq: 1, failed: true }),
       gate: () => Promise.reject(new Error('gone')),
       fence: () => Promise.reject(new Error('gone')),

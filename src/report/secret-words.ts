@@ -116,6 +116,6 @@ function base64Within(bytes: Uint8Array, offset: number): string {
 }
 
 function patternOf(form: string): string {
-  const chars = [...form].map((char) => char.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
+  const chars = Array.from(form, (char) => char.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
   return form.length > DOTTED_CHARS_MAX ? chars.join('') : chars.join('\\.?');
 }

@@ -204,18 +204,18 @@ describe('compareLaunch', () => {
   it('names a disk on which the kernel holds another rate, or none', async () => {
     const evidence = await faithful();
     const io = { bytesPerSecond: 1_000, devices: [{ device: '254:0', path: '/dev/vda' }] };
-    const paths = (held: KernelLimits['io']): readonly string[] =>
+    const pathsOfRates = (held: KernelLimits['io']): readonly string[] =>
       compareLaunch({ ...evidence, plan: { ...evidence.plan, io }, kernel: { ...KERNEL, io: held } }).map(
         ({ path }) => path,
       );
-    expect(paths({ '254:0': { read: 1_000, write: 1_000 }, '7:0': { read: 5, write: null } })).toEqual([]);
+    expect(pathsOfRates({ '254:0': { read: 1_000, write: 1_000 }, '7:0': { read: 5, write: null } })).toEqual([]);
     for (const held of [
       null,
       {},
       { '254:0': { read: 1_000, write: null } },
       { '7:0': { read: 1_000, write: 1_000 } },
     ]) {
-      expect(paths(held)).toEqual(['limits.io.254:0']);
+      expect(pathsOfRates(held)).toEqual(['limits.io.254:0']);
     }
   });
 
