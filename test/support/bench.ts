@@ -9,6 +9,7 @@ export type BenchProfile = {
   readonly image: string;
   readonly command: readonly string[];
   readonly budget: Readonly<Record<string, string | number>>;
+  readonly alerts?: readonly string[];
 };
 
 /** Writes a profile into the daemon's folder and returns its path. */
