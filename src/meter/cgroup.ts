@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { execa } from 'execa';
@@ -39,12 +39,12 @@ export async function makeRunCgroup(
   const parent = cgroupParentOf(runId, driver);
   const paths = pathsBelow(layout, driver === 'cgroupfs' ? parent : join(`${TOP}.slice`, parent));
   try {
-    // systemd must hear of the slice, or it removes it together with the container.
-    if (driver === 'systemd') await execa('systemctl', ['start', parent], { timeout: SYSTEMCTL_MS_MAX });
+    if (driver === 'systemd') await startSlice(parent);
     // On v1 systemd joins only the hierarchies that it manages; the others are made here, in the same place.
     for (const directory of new Set(Object.values(paths))) if (directory !== null) makeDirectory(directory);
     if (layout.version === 2 && driver === 'cgroupfs')
       delegateControllers([layout.mounts.cpu, join(layout.mounts.cpu, TOP)]);
+    if (layout.version === 2 && driver === 'systemd') refuseSwap(paths.memory);
   } catch (cause) {
     const detail = `the cgroup of run ${runId} cannot be made: ${messageOf(cause)}`;
     throw fail('METER_FAILED', { detail, runId }, { cause });
@@ -84,6 +84,37 @@ export function listRunCgroups(layout: CgroupLayout = detectLayout()): readonly 
     }
   }
   return [...runIds].toSorted();
+}
+
+/**
+ * systemd must hear of the slice, or it removes it together with the container. It also puts back what it knows of each
+ * unit whenever it reloads, and engines do not tell it that a container has no swap (runc before 1.2): so the slice
+ * above says it, in words of systemd's own.
+ */
+async function startSlice(unit: string): Promise<void> {
+  const properties = ['MemorySwapMax', 't', '0', ...ACCOUNTING.flatMap((name) => [name, 'b', 'true'])];
+  const call = [
+    'StartTransientUnit',
+    'ssa(sv)a(sa(sv))',
+    unit,
+    'fail',
+    String(properties.length / 3),
+    ...properties,
+    '0',
+  ];
+  // It answers before the slice is there, and refuses one that exists; the next line waits for either.
+  await execa('busctl', ['call', '--quiet', ...MANAGER, ...call], { timeout: SYSTEMCTL_MS_MAX, reject: false });
+  await execa('systemctl', ['start', unit], { timeout: SYSTEMCTL_MS_MAX });
+}
+
+const ACCOUNTING = ['CPUAccounting', 'MemoryAccounting', 'TasksAccounting', 'IOAccounting'];
+const MANAGER = ['org.freedesktop.systemd1', '/org/freedesktop/systemd1', 'org.freedesktop.systemd1.Manager'];
+
+/** Read back: only a kernel that counts no swap has no such file. */
+function refuseSwap(directory: string): void {
+  const file = join(directory, 'memory.swap.max');
+  if (!existsSync(file) || readFileSync(file, 'latin1').trim() === '0') return;
+  throw new Error('systemd does not hold its slice to no swap');
 }
 
 function pathsBelow(layout: CgroupLayout, path: string): CgroupPaths {
