@@ -71,14 +71,15 @@ export class GpuDesk {
   /** What reads, and who knows the runs: both come after the desk. */
   connect(parts: { readonly gpus: Gpus | null; runOf(runId: string): GpuRun | null }): void {
     this.gpus = parts.gpus;
-    this.runOf = parts.runOf;
+    this.runOf = (runId) => parts.runOf(runId);
   }
 
   /** Why this profile gets no GPU here and now, below `limits.gpu` or `budget`; null when it does, or wants none. */
   refusal(spec: Spec): { readonly keys: readonly (string | number)[]; readonly message: string } | null {
     const grant = spec.limits.gpu;
     if (grant === null) return null;
-    const why = this.options.absent ?? this.gpus?.problem() ?? (this.gpus?.latest() == null ? UNREAD : null);
+    const unread = (this.gpus?.latest() ?? null) === null ? UNREAD : null;
+    const why = this.options.absent ?? this.gpus?.problem() ?? unread;
     if (why !== null) return { keys: ['limits', 'gpu'], message: `cannot be held on this host: ${why}` };
     const choice = this.choose(grant);
     return choice.ok ? null : { keys: ['limits', 'gpu', ...choice.keys], message: choice.message };

@@ -7,6 +7,7 @@ import type { ProcessFacts } from '../core/ports/warden.ts';
 import type { OpenedLedger } from '../ledger/ledger.ts';
 import type { ReplayedIncident } from '../ledger/replay.ts';
 import { CURVE_NONE, finished, withSample, type Curve } from '../report/curve.ts';
+import type { MiningSign } from '../gpu/pattern.ts';
 import { buildIncident } from '../report/incident.ts';
 import { incidentNotice, incidentTurnNotice } from '../report/notice.ts';
 import { summaryOfIncident } from '../report/render.ts';
@@ -40,6 +41,7 @@ export type RunOrigin = {
   readonly traceparent: string | null;
   /** The place in the ledger where the run begins. */
   readonly fromSeq: number;
+  readonly sign?: MiningSign | null;
 } & LastWords;
 
 type Kept = { readonly incident: Incident; readonly sinks: readonly string[] };
@@ -98,6 +100,7 @@ export class IncidentDesk {
       lastAllowed: origin.allowed,
       curve: finished(this.curves.get(runId) ?? CURVE_NONE, state.usage),
       logLines: origin.logLines,
+      sign: origin.sign ?? null,
       earlierIncidents,
       lastIncident: this.lastOf(spec.name),
       quarantined: spec.quarantine,

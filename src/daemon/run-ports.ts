@@ -150,9 +150,10 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
     },
     fenceFindings: () => fenceFindings(fence),
     openIncident: async (state, incidentId) => {
+      const sign = parts.gpus.signOf(runId);
       const told = await lastWords(state, parts.evidence);
       const traceparent = request.traceparent ?? null;
-      incidents.open(state, incidentId, { caller, labels: run.labels, traceparent, fromSeq, ...told });
+      incidents.open(state, incidentId, { caller, labels: run.labels, traceparent, fromSeq, sign, ...told });
     },
     settleTraffic: async () => void (await parts.evidence.traffic.look(runId)),
     notifyHeld: (state, breach) => notices.held(state, breach),

@@ -57,7 +57,9 @@ function byProfile(profile: string, devices: readonly GpuDevice[], isFree: (devi
 
 function noSlice(profile: string, devices: readonly GpuDevice[], slices: readonly GpuDevice[]): string {
   if (slices.length > 0) {
-    const has = [...new Set(slices.map(({ migProfile }) => migProfile))].toSorted().join(', ');
+    const has = [...new Set(slices.map(({ migProfile }) => migProfile ?? ''))]
+      .toSorted((a, b) => a.localeCompare(b))
+      .join(', ');
     return `must be a slice that this host has: ${has}; got ${profile}`;
   }
   const cards = devices.filter(({ parentUuid }) => parentUuid === null);

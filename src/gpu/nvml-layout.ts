@@ -54,8 +54,8 @@ function processRow(rows: Buffer, offset: number): ProcessRow {
   return { pid: rows.readUInt32LE(offset), memoryBytes: bytes === NOT_AVAILABLE ? null : Number(bytes) };
 }
 
-function isPlausible({ pid, memoryBytes }: ProcessRow, { deviceMemoryBytes, isProcess }: Plausible): boolean {
-  return pid > 0 && pid <= PID_MAX && (memoryBytes ?? 0) <= deviceMemoryBytes && isProcess(pid);
+function isPlausible({ pid, memoryBytes }: ProcessRow, plausible: Plausible): boolean {
+  return pid > 0 && pid <= PID_MAX && (memoryBytes ?? 0) <= plausible.deviceMemoryBytes && plausible.isProcess(pid);
 }
 
 /**

@@ -37,7 +37,8 @@ const LOOK_BACK_US = 1_000_000;
 
 type Handle = bigint;
 
-export function openNvmlSource({ nvml, owners, now, clockUs }: GpuSourceOptions): GpuSource {
+export function openNvmlSource(options: GpuSourceOptions): GpuSource {
+  const { nvml, owners } = options;
   const code = nvml.init();
   if (code !== NVML.ok) throw new Error(nvmlWords(code));
   /** Up to when the processes of each device have been told, in the driver's microseconds. */
@@ -74,7 +75,7 @@ export function openNvmlSource({ nvml, owners, now, clockUs }: GpuSourceOptions)
     expectOk(nvml.memory(handle, memory));
     const memoryBytes = Number(memory.readBigUInt64LE(0));
     const mig = isSlice ? 'on' : migModeOf(nvml, handle);
-    const rows = processesOf(nvml, handle, { deviceMemoryBytes: memoryBytes, isProcess: owners.isKnown });
+    const rows = processesOf(nvml, handle, { deviceMemoryBytes: memoryBytes, isProcess: (pid) => owners.isKnown(pid) });
     const sinceUs = since(uuid);
     const utilization = mig === 'on' ? null : utilizationOf(nvml, handle, sinceUs);
     if (utilization !== null) seenUs.set(uuid, newest(utilization, seenUs.get(uuid) ?? 0));
@@ -94,9 +95,9 @@ export function openNvmlSource({ nvml, owners, now, clockUs }: GpuSourceOptions)
    * that was set back would hide all samples until it is where it was.
    */
   const since = (uuid: string): number => {
-    const now = clockUs();
+    const atUs = options.clockUs();
     const seen = seenUs.get(uuid) ?? 0;
-    return seen > now + LOOK_BACK_US ? now - LOOK_BACK_US : Math.max(seen, now - LOOK_BACK_US);
+    return seen > atUs + LOOK_BACK_US ? atUs - LOOK_BACK_US : Math.max(seen, atUs - LOOK_BACK_US);
   };
   const newest = (rows: readonly UtilizationRow[], seen: number): number =>
     rows.length === 0 ? seen : Math.max(...rows.map(({ atUs }) => atUs));
@@ -116,7 +117,7 @@ export function openNvmlSource({ nvml, owners, now, clockUs }: GpuSourceOptions)
       }
       owners.keep(new Set(devices.flatMap(({ processes }) => processes.map(({ pid }) => pid))));
       return {
-        atMs: now(),
+        atMs: options.now(),
         driverVersion: textOf((text) => nvml.driverVersion(text)),
         libraryVersion: textOf((text) => nvml.libraryVersion(text)),
         devices,

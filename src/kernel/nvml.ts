@@ -44,7 +44,7 @@ export function openNvml(path: string): Nvml {
   const library = load(path);
   const find = (declaration: string): Native | null => {
     try {
-      return library.func(declaration) as unknown as Native;
+      return library.func(declaration);
     } catch {
       return null;
     }

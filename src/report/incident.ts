@@ -25,6 +25,8 @@ export type IncidentFacts = {
   readonly curve: readonly CurvePoint[];
   /** As the agent wrote them, without their ends. */
   readonly logLines: readonly string[];
+  /** What the run looked like from outside; a label that decided nothing. Left out: like nothing in particular. */
+  readonly sign?: { readonly label: string; readonly why: string } | null;
   /** Of this profile, before this one. */
   readonly earlierIncidents: number;
   readonly lastIncident: Incident['context']['last'];
@@ -65,9 +67,9 @@ function wholeIncident(facts: IncidentFacts): Incident {
       reason: breach.reason,
       rule: breach.rule,
       summary: summaryOf(spec.name, breach),
-      explanation: explanationOf(breach, end?.detail ?? ''),
+      explanation: explanationOf(breach, end?.detail ?? '') + signSentence(facts.sign),
       severity: severityOf(breach, end?.alsoBreached ?? []),
-      tags: tagsOf([breach, ...(end?.alsoBreached ?? [])]),
+      tags: [...tagsOf([breach, ...(end?.alsoBreached ?? [])]), ...(facts.sign ? [facts.sign.label] : [])],
     },
     evidence: {
       breach: boundedBreach(breach),
@@ -104,6 +106,11 @@ function wholeIncident(facts: IncidentFacts): Incident {
     trust: facts.trust,
     cure: cureFor({ breach, denials, denialBudget: spec.budget.denials }).join('\n'),
   };
+}
+
+/** With its reason and its weight, so that nobody takes it for a verdict. */
+function signSentence(sign: IncidentFacts['sign']): string {
+  return sign === null || sign === undefined ? '' : ` It looked ${sign.label}, which decided nothing: ${sign.why}.`;
 }
 
 /** Wall time is a clock, so the moment is known; of counters only the look is known at which they were too high. */

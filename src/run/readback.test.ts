@@ -140,6 +140,7 @@ describe('compareLaunch', () => {
     ],
     ['container.publishedPorts', { publishedPorts: 1 }],
     ['container.devices', { devices: 1 }],
+    ['container.deviceRequests', { deviceRequests: ['nvidia GPU-1 gpu'] }],
     ['container.restartPolicy', { restartPolicy: 'always' }],
     ['container.limits.memory', { memoryBytesMax: 0 }],
     ['container.limits.memorySwap', { memorySwapBytesMax: -1 }],
