@@ -198,7 +198,8 @@ function dump(socket: NetlinkSocket, request: { readonly set: string; readonly s
   throw new Error(`ipset list ${request.set}: the dump does not end`);
 }
 
-function parseListing(body: Buffer): IpsetMember[] {
+/** The members in one message of a dump. What is too short to be what it says is left out. */
+export function parseListing(body: Buffer): IpsetMember[] {
   const members: IpsetMember[] = [];
   // The first four bytes are the netfilter header.
   for (const top of parseAttributes(body.subarray(4))) {
@@ -211,9 +212,18 @@ function parseListing(body: Buffer): IpsetMember[] {
   return members;
 }
 
+const NUMBER_BYTES: Readonly<Record<number, number>> = {
+  [DATA.port]: 2,
+  [DATA.timeout]: 4,
+  [DATA.bytes]: 8,
+  [DATA.packets]: 8,
+};
+
 function parseMember(payload: Buffer): IpsetMember | null {
   const fields = new Map<number, Buffer>();
-  for (const field of parseAttributes(payload)) fields.set(field.type, field.payload);
+  for (const field of parseAttributes(payload)) {
+    if (field.payload.length >= (NUMBER_BYTES[field.type] ?? 0)) fields.set(field.type, field.payload);
+  }
   const entry = parseEntry(fields);
   if (entry === null) return null;
   return {

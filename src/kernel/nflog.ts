@@ -120,7 +120,8 @@ function acknowledged(socket: NetlinkSocket, sequence: number): number {
   throw new Error('nflog: no acknowledgement among 4096 messages');
 }
 
-function parseLogged(attributes: Buffer): NflogPacket {
+/** One logged packet. What is missing in it is null. */
+export function parseLogged(attributes: Buffer): NflogPacket {
   let prefix = '';
   let sequence = 0;
   let packet: PacketFacts | null = null;

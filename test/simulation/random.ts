@@ -27,10 +27,9 @@ export function createRandom(seed: number): Random {
     next,
     below,
     chance: (probability) => next() < probability,
-    pick: (values) => {
-      const value = values[below(values.length)];
-      if (value === undefined) throw new Error('nothing to pick from');
-      return value;
+    pick: <Value>(values: readonly Value[]): Value => {
+      if (values.length === 0) throw new Error('nothing to pick from');
+      return values[below(values.length)] as Value;
     },
     bytes: (length) => {
       const bytes = Buffer.allocUnsafe(length);
