@@ -61,7 +61,8 @@ function mismatches(plan: ContainerPlan, said: unknown): readonly string[] {
   return compared.map(({ path }) => path).filter((path) => path.includes('device'));
 }
 
-const variables = ({ env }: ContainerPlan): readonly string[] => env.filter((entry) => /^(NVIDIA|CUDA)_/.test(entry));
+const variables = ({ env }: ContainerPlan): readonly string[] =>
+  env.filter((entry) => /^(NVIDIA|CUDA)_\w+=/.test(entry));
 
 describe('the devices of a run', () => {
   const cdi = planFor({ request: 'cdi', devices: ['GPU-1', 'GPU-2'] });

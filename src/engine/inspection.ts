@@ -39,7 +39,9 @@ export function containerFacts(answer: unknown): ContainerFacts {
     },
     publishedPorts: publishedPorts(host, objectOf(root['NetworkSettings'])),
     devices: list(host['Devices']).length,
-    deviceRequests: list(host['DeviceRequests']).map((entry) => deviceRequest(objectOf(entry))).toSorted(),
+    deviceRequests: list(host['DeviceRequests'])
+      .map((entry) => deviceRequest(objectOf(entry)))
+      .toSorted(),
     restartPolicy: text(objectOf(host['RestartPolicy'])['Name']),
     memoryBytesMax: number(host['Memory']),
     memorySwapBytesMax: number(host['MemorySwap']),
