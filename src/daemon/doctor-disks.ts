@@ -1,10 +1,9 @@
-import { access } from 'node:fs/promises';
 import { execa } from 'execa';
 import type { DoctorCheck } from '../api/service.ts';
 import { ioVersion } from './io-devices.ts';
+import { whyNoVolumes } from './volume-image.ts';
 
 const TOOL_MS_MAX = 5_000;
-const LOOP_CONTROL = '/dev/loop-control';
 
 /** What holds rates and the sizes of mounts on this host. */
 export async function diskChecks(): Promise<readonly DoctorCheck[]> {
@@ -39,11 +38,11 @@ function ioCheck(): DoctorCheck {
 
 async function sizeCheck(): Promise<DoctorCheck> {
   const name = 'mounts.size';
-  const loops = await access(LOOP_CONTROL).then(
-    () => true,
-    () => false,
-  );
-  if (!loops) return lacks(name, { evidence: `${LOOP_CONTROL} is not there`, fix: 'modprobe loop' });
+  const why = await whyNoVolumes();
+  if (why !== null) {
+    const fix = 'give the daemon CAP_SYS_ADMIN, the loop devices and the mounts of the host (unit: PrivateMounts=no)';
+    return lacks(name, { evidence: `${why}; a profile that asks for it is refused`, fix });
+  }
   for (const [tool, args] of [
     ['mkfs.ext4', ['-V']],
     ['resize2fs', ['-V']],

@@ -1,4 +1,4 @@
-import { chmod, chown, mkdtemp, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { chmod, chown, mkdtemp, open, readdir, readFile, readlink, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { execa } from 'execa';
@@ -24,6 +24,28 @@ export type Loop = {
   /** The same as stat(2) has it. */
   readonly dev: number;
 };
+
+/** Why this daemon cannot mount what the engine would see, or null: asked before anything is made. */
+export async function whyNoVolumes(): Promise<string | null> {
+  const [status, own, first] = await Promise.all([
+    readFile('/proc/self/status', 'latin1'),
+    readlink('/proc/self/ns/mnt').catch(() => ''),
+    readlink('/proc/1/ns/mnt').catch(() => ''),
+  ]);
+  const capabilities = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
+  if (((capabilities >> CAP_SYS_ADMIN) & 1n) === 0n) return 'the daemon runs without CAP_SYS_ADMIN, so it cannot mount';
+  if (own !== first)
+    return 'the daemon has mounts of its own, which the engine does not see (PrivateMounts, a container)';
+  try {
+    await (await open(LOOP_CONTROL, 'r+')).close();
+  } catch (error) {
+    return `${LOOP_CONTROL} cannot be opened (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`;
+  }
+  return null;
+}
+
+const CAP_SYS_ADMIN = 21n;
+const LOOP_CONTROL = '/dev/loop-control';
 
 /**
  * The image is made whole under another name first. Its space is reserved (fallocate) and not given back (nodiscard):

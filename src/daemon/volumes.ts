@@ -10,7 +10,7 @@ import { formatBytes } from '../core/units.ts';
 import { Turns } from '../fence/turns.ts';
 import { hostPathRefusal } from '../profile/mounts.ts';
 import { locate, parseMountInfo, type Location } from '../run/mountinfo.ts';
-import { detachFolder, growOrShrink, loopOf, makeImage, mountImage } from './volume-image.ts';
+import { detachFolder, growOrShrink, loopOf, makeImage, mountImage, whyNoVolumes } from './volume-image.ts';
 
 /**
  * A mount with a size is a filesystem of that size: an image below the state folder, reserved on the host's disk when it
@@ -81,6 +81,11 @@ export class VolumeStore {
 
   /** Throws what would stand in the way of `acquire`: MOUNT_REFUSED or HOST_CANNOT_ENFORCE. Makes nothing. */
   async check(request: VolumeRequest): Promise<void> {
+    const why = await whyNoVolumes();
+    if (why !== null) {
+      const detail = `cannot be held on this host: ${why}`;
+      throw fail('HOST_CANNOT_ENFORCE', { detail, hint: '`ringfence doctor` says how to change that' });
+    }
     const wanted = imageBytesOf(request);
     const key = keyOf(request.realPath);
     if ((await this.mounted(key, request)) === null) await refuseContents(request);
