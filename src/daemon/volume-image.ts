@@ -34,7 +34,8 @@ export async function whyNoVolumes(): Promise<string | null> {
   ]);
   const capabilities = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
   if (((capabilities >> CAP_SYS_ADMIN) & 1n) === 0n) return 'the daemon runs without CAP_SYS_ADMIN, so it cannot mount';
-  if (own !== first)
+  // Where the first process does not show its own, the read-back of the launch tells it.
+  if (first !== '' && own !== first)
     return 'the daemon has mounts of its own, which the engine does not see (PrivateMounts, a container)';
   try {
     await (await open(LOOP_CONTROL, 'r+')).close();
