@@ -6,6 +6,7 @@
  *
  * The agent paces itself and says how often it was refused; the latencies are those of a client at the socket.
  */
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectClient } from '../../src/api/client.ts';
 import { describeMachine, ledgerLines, quantile, writeProfile } from '../support/bench.ts';
@@ -82,7 +83,9 @@ async function measure(name: string, command: readonly string[]): Promise<void> 
   const { stdout } = await daemon.cli(['run', '--detach', '--json', profile]);
   const { runId } = JSON.parse(stdout) as { runId: string };
   await until('it runs', async () => (await client.inspect(runId)).phase === 'running', { deadlineMs: READY_MS_MAX });
+  const [cpuBefore, beganAtMs] = [cpuMsOf(daemon.pid), performance.now()];
   const latencies = await latenciesOf(runId);
+  const share = (cpuMsOf(daemon.pid) - cpuBefore) / (performance.now() - beganAtMs);
   const [tried = 0, tookMs = 1] = (await lastLine(runId)).split(' ').map(Number);
   const told = (await client.inspect(runId)).usage.denials;
   await client.kill(runId);
@@ -91,6 +94,8 @@ async function measure(name: string, command: readonly string[]): Promise<void> 
   const bytes = own.reduce((sum, line) => sum + JSON.stringify(line).length, 0);
   const perSecond = Number.isFinite(tried) ? Math.round((tried * 1_000) / tookMs) : 0;
   print(`${name}: ${perSecond} tried a second, ${told} counted; ${own.length} records, ${Math.round(bytes / 1024)} kB`);
+  // On a busy machine this says more than any latency: what the flood costs the process that answers.
+  print(`  the daemon used ${(share * 100).toFixed(0)} % of one core`);
   for (const [what, values] of latencies) {
     const [p50, p99, max] = [quantile(values, 0.5), quantile(values, 0.99), Math.max(...values)];
     worst = Math.max(worst, p99);
@@ -99,6 +104,14 @@ async function measure(name: string, command: readonly string[]): Promise<void> 
       `  ${what.padEnd(8)} p50 ${shown[0] ?? ''}   p99 ${shown[1] ?? ''}   max ${shown[2] ?? ''}   (n=${values.length})`,
     );
   }
+}
+
+/** User and system time; both in ticks of 10 ms. */
+function cpuMsOf(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    .replace(/^.*\) /, '')
+    .split(' ');
+  return (Number(fields[11]) + Number(fields[12])) * 10;
 }
 
 /** What the agent said last: how often it has tried, in how many milliseconds. */
