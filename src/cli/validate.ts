@@ -6,7 +6,6 @@ import { dirname, resolve } from 'node:path';
 
 import { EXIT_USAGE, messageOf, type Problem } from '../core/errors.ts';
 import { printable } from '../core/text.ts';
-import { unenforceableProblems } from '../profile/enforceable.ts';
 import { formatProblem, parseProfile } from '../profile/parse.ts';
 import { resolveProfile } from '../profile/resolve.ts';
 import type { Invoke } from './commands.ts';
@@ -21,8 +20,6 @@ type Checked = {
   readonly name: string | null;
   readonly digest: string | null;
   readonly problems: readonly Problem[];
-  /** Valid, and refused at launch by this version. */
-  readonly notEnforceable: readonly Problem[];
   /** Valid, and perhaps not what was meant. */
   readonly warnings: readonly Problem[];
 };
@@ -39,7 +36,7 @@ async function validate(context: Context, files: readonly string[]): Promise<num
   for (const file of files) {
     const checked = await check(file, context.terminal.cwd);
     results.push(checked);
-    for (const problem of [...checked.problems, ...checked.notEnforceable]) await context.note(formatProblem(problem));
+    for (const problem of checked.problems) await context.note(formatProblem(problem));
     for (const warning of checked.warnings) {
       await context.note(formatProblem({ ...warning, message: `warning: ${warning.message}` }));
     }
@@ -48,17 +45,14 @@ async function validate(context: Context, files: readonly string[]): Promise<num
   return results.every(({ valid }) => valid) ? 0 : EXIT_USAGE;
 }
 
-function verdictOf({ file, valid, notEnforceable }: Checked): string {
-  if (!valid) return `${printable(file)}: not valid`;
-  return notEnforceable.length === 0
-    ? `${printable(file)}: valid`
-    : `${printable(file)}: valid, but this version cannot enforce all of it and refuses to launch it`;
+function verdictOf({ file, valid }: Checked): string {
+  return `${printable(file)}: ${valid ? 'valid' : 'not valid'}`;
 }
 
 async function check(file: string, cwd: string): Promise<Checked> {
   const path = resolve(cwd, file);
   const bad = (problems: readonly Problem[]): Checked => {
-    return { file, valid: false, name: null, digest: null, problems, notEnforceable: [], warnings: [] };
+    return { file, valid: false, name: null, digest: null, problems, warnings: [] };
   };
   let bytes: Buffer;
   try {
@@ -72,9 +66,7 @@ async function check(file: string, cwd: string): Promise<Checked> {
   const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
   const resolved = resolveProfile({ parsed, digest, folder: dirname(path) });
   if (!resolved.ok) return bad(resolved.problems);
-  const { spec } = resolved;
-  const notEnforceable = unenforceableProblems(parsed, spec);
-  return { file, valid: true, name: spec.name, digest, problems: [], notEnforceable, warnings };
+  return { file, valid: true, name: resolved.spec.name, digest, problems: [], warnings };
 }
 
 async function readBounded(path: string): Promise<Buffer> {

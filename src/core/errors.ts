@@ -59,12 +59,6 @@ export const ERRORS = {
     httpStatus: 422,
     exitCode: EXIT_REFUSED,
   },
-  NOT_ENFORCEABLE: {
-    message: 'not enforceable by this version',
-    hint: 'take the field out of the profile; `ringfence doctor` shows what this version and this host enforce',
-    httpStatus: 422,
-    exitCode: EXIT_REFUSED,
-  },
   HOST_CANNOT_ENFORCE: {
     message: 'this host cannot enforce the profile',
     hint: '`ringfence doctor` says what is missing and how to get it',

@@ -3,7 +3,6 @@ import type { Caller, LaunchRequest } from '../api/service.ts';
 import { fail } from '../core/errors.ts';
 import type { Engine, EngineFacts, ImageFacts } from '../core/ports/engine.ts';
 import { printable } from '../core/text.ts';
-import { unenforceableProblems } from '../profile/enforceable.ts';
 import type { StrictDocument } from '../profile/document.ts';
 import { parseProfile } from '../profile/parse.ts';
 import { problemAtPath } from '../profile/problems.ts';
@@ -77,8 +76,6 @@ export async function checkProfile(
   const resolved = resolveProfile({ parsed, digest: digestOf(text), folder: dirname(request.profilePath) });
   if (!resolved.ok) throw refusalOf('PROFILE_INVALID', resolved.problems);
   const { spec } = resolved;
-  const later = unenforceableProblems(parsed, spec);
-  if (later.length > 0) throw refusalOf('NOT_ENFORCEABLE', later);
   const { document } = parsed;
   const beyond = beyondHost(spec, await readHostSizes(world.engineFacts), document);
   if (beyond.length > 0) throw refusalOf('HOST_CANNOT_ENFORCE', beyond);

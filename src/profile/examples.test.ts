@@ -1,6 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { unenforceable } from './enforceable.ts';
 import { parseProfile } from './parse.ts';
 import { GENERATED_START, referenceTable, withTable } from './reference.ts';
 import { resolveProfile } from './resolve.ts';
@@ -21,29 +20,11 @@ function specOf(name: string): Spec {
   return resolved.spec;
 }
 
-/** What each example says that this version refuses to launch. */
-const REFUSED: Readonly<Record<string, readonly string[]>> = {
-  browser: [],
-  burner: [],
-  'ci-fixer': [],
-  coder: [],
-  'data-analyst': [],
-  offline: [],
-  'paper-reader': [],
-  reader: [],
-  researcher: [],
-  rome: [],
-  scraper: [],
-  shell: [],
-  'support-triage': [],
-  trainer: [],
-};
-
-test('every example is in the table of this test', () => {
-  expect(names.toSorted()).toEqual(Object.keys(REFUSED).toSorted());
+test('there are examples', () => {
+  expect(names.length).toBeGreaterThan(10);
 });
 
-test.each(names)('profiles/%s.yaml is valid, explains itself, and is launched or refused as expected', (name) => {
+test.each(names)('profiles/%s.yaml is valid and explains itself', (name) => {
   const spec = specOf(name);
   const lines = read(`profiles/${name}.yaml`).split('\n');
   expect(spec.name).toBe(name);
@@ -52,7 +33,6 @@ test.each(names)('profiles/%s.yaml is valid, explains itself, and is launched or
   expect(spec.description.length).toBeGreaterThan(10);
   expect(spec.owner).toMatch(/@example\.com$/);
   expect(spec.limits.diskBytesMax).toBeLessThanOrEqual(spec.limits.memoryBytesMax);
-  expect(unenforceable(spec).map(({ path }) => path)).toEqual(REFUSED[name]);
 });
 
 test('the agents of the demo have the bounds that the demo shows', () => {

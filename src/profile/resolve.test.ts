@@ -1,5 +1,4 @@
 import { describe, expect, test } from 'vitest';
-import { unenforceable } from './enforceable.ts';
 import { formatProblem, parseProfile } from './parse.ts';
 import { resolveProfile } from './resolve.ts';
 import type { Spec } from './spec.ts';
@@ -251,32 +250,4 @@ describe('host paths', () => {
       expect.stringContaining('must not be in /etc'),
     ]);
   });
-});
-
-test('what this version does not hold, each by itself', () => {
-  const refused = (change: (text: string) => string): readonly string[] => {
-    const spec = resolve(change(SMALLEST));
-    return 'name' in spec ? unenforceable(spec).map(({ path }) => path) : ['invalid', ...spec];
-  };
-  const limit = (text: string) => (profile: string) => profile.replace('pids: 1 ', `pids: 1, ${text} `);
-  const amount = (text: string) => (profile: string) => profile.replace('wall: 1s', `wall: 1s, ${text}`);
-  const egress = (text: string) => (profile: string) => profile.replace('egress: {}', `egress: ${text}`);
-  const more = (text: string) => (profile: string) => `${profile}${text}\n`;
-  expect(
-    [
-      (profile: string) => profile,
-      limit('disk: 1MiB, files: 64, onOom: agent'),
-      amount('cpu: 1s, egress: 1MiB, denials: 0'),
-      egress('{ allow: [{ to: a.example.com, inspect: true }, 10.0.0.0/8], ask: [b.example.com] }'),
-      more('on: { budget.cpu: warn, budget.wall: stop, quarantine: true, supervisor.lost: { action: keep } }'),
-      more('mounts: [{ host: ./x, path: /x, mode: rw }]'),
-      limit('onOom: process, bandwidth: 1Mbit/s'),
-      amount('ingress: 1MiB, connections: 1'),
-      more('on: { budget.cpu: throttle, budget.denials: pause, supervisor.lost: kill }'),
-      limit('io: 1MiB/s'),
-      limit('gpu: { count: 1 }'),
-      (profile: string) => limit('gpu: { count: 1 }')(amount('gpu: 1m')(profile)),
-      more('mounts: [{ host: ./x, path: /x, mode: rw, size: 1MiB }]'),
-    ].map(refused),
-  ).toEqual([[], [], [], [], [], [], [], [], [], [], [], [], []]);
 });
