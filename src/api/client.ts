@@ -62,6 +62,7 @@ export type Client = {
   doctor(): Promise<DoctorReport>;
   gc(): Promise<{ readonly removed: readonly string[] }>;
   checkpoint(): Promise<LedgerCheckpoint>;
+  rotateKey(): Promise<{ readonly key: string }>;
   alerts(): Promise<OutboxListing>;
   testAlert(sink: string): Promise<SinkTestResult>;
   retryAlerts(which: RetrySelection): Promise<{ readonly retried: number }>;
@@ -114,6 +115,7 @@ export function connectClient(options: { readonly socketPath: string }): Client 
     doctor: () => json('doctor'),
     gc: () => json('gc'),
     checkpoint: () => json('checkpoint'),
+    rotateKey: () => json('rotateKey'),
     alerts: () => json('alerts'),
     testAlert: (sink) => json('testAlert', { body: { sink } }),
     retryAlerts: (which) => json('retryAlerts', { body: which }),

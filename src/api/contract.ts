@@ -200,6 +200,7 @@ export const REQUESTS = {
   doctor: plainRequest,
   gc: plainRequest,
   checkpoint: plainRequest,
+  rotateKey: plainRequest,
   alerts: plainRequest,
   testAlert: {
     params: nothing,
@@ -261,6 +262,7 @@ export type Answers = {
   readonly doctor: DoctorReport;
   readonly gc: { readonly removed: readonly string[] };
   readonly checkpoint: LedgerCheckpoint;
+  readonly rotateKey: { readonly key: string };
   readonly alerts: OutboxListing;
   readonly testAlert: SinkTestResult;
   readonly retryAlerts: { readonly retried: number };

@@ -168,6 +168,13 @@ export const ENDPOINTS = {
     returns: 'LedgerCheckpoint',
     summary: 'Signs where the record stands now.',
   },
+  rotateKey: {
+    method: 'POST',
+    path: '/v1/ledger/key',
+    answer: 'json',
+    returns: '{ key: string }',
+    summary: 'Signs the record with a new key from here on, which the old one vouches for. Root only.',
+  },
   alerts: {
     method: 'GET',
     path: '/v1/alerts',

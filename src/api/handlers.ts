@@ -84,6 +84,8 @@ export async function answerRequest(request: CheckedRequest, context: HandlerCon
       return json(await service.gc(caller));
     case 'checkpoint':
       return json(await service.checkpoint(caller));
+    case 'rotateKey':
+      return json(await service.rotateKey(caller));
     case 'alerts':
       return json(await service.alerts());
     case 'testAlert':

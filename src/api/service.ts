@@ -43,6 +43,8 @@ export type Service = {
   gc(caller: Caller): Promise<{ readonly removed: readonly string[] }>;
   /** Signs where the ledger stands now. */
   checkpoint(caller: Caller): Promise<LedgerCheckpoint>;
+  /** Signs with a new key from here on, which the old one vouches for. Root only; answers with the new public key. */
+  rotateKey(caller: Caller): Promise<{ readonly key: string }>;
   /** Sinks, what waits for them and what was given up. */
   alerts(): Promise<OutboxListing>;
   /** Sends a test to one sink and waits for what comes back. Root only: a sink may page somebody. */

@@ -46,6 +46,18 @@ export function define(command: Command, invoke: Invoke): void {
       }),
     );
   command
+    .command('rotate-key')
+    .summary('sign with a new key from now on')
+    .description('Makes a new key, which the old one vouches for. Keep the new public key on another machine too.')
+    .action(() =>
+      invoke(async (context) => {
+        const client = await context.client();
+        const rotated = await client.rotateKey();
+        await context.answer({ json: rotated, text: () => `key: ${rotated.key}` });
+        return 0;
+      }),
+    );
+  command
     .command('export')
     .summary('write the record out for other tools')
     .description(

@@ -39,6 +39,12 @@ export class HostDesk implements HostService {
     return { ...signed, key };
   }
 
+  /** Who makes a key and keeps the old public text elsewhere can still check everything: each key vouches for the next. */
+  async rotateKey(caller: Caller): Promise<{ readonly key: string }> {
+    this.note('ledger rotate-key', caller);
+    return { key: await this.options.ledger.rotateKey() };
+  }
+
   alerts(): Promise<OutboxListing> {
     return this.options.outbox.list();
   }
@@ -57,7 +63,7 @@ export class HostDesk implements HostService {
     return this.options.metrics.render();
   }
 
-  /** A sink may wake somebody, so who may make it speak is root alone. */
+  /** For root alone: a sink may wake somebody, and a key is what the record is believed by. */
   private note(command: string, caller: Caller): void {
     if (caller.uid !== 0) throw fail('FORBIDDEN', { detail: `only root may use \`ringfence ${command}\`` });
     this.options.ledger.append({ kind: 'command.issued', command, caller }).flushed.catch(() => undefined);

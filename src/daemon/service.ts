@@ -3,7 +3,7 @@ import type { Service } from '../api/service.ts';
 /** The service in its two halves: what is about runs, and what is about the host they run on. */
 export type HostService = Pick<
   Service,
-  'doctor' | 'gc' | 'checkpoint' | 'alerts' | 'testAlert' | 'retryAlerts' | 'metrics'
+  'doctor' | 'gc' | 'checkpoint' | 'rotateKey' | 'alerts' | 'testAlert' | 'retryAlerts' | 'metrics'
 >;
 export type RunService = Omit<Service, keyof HostService>;
 
@@ -32,6 +32,7 @@ export function serviceOf(runs: RunService, host: HostService): Service {
     doctor: () => host.doctor(),
     gc: (caller) => host.gc(caller),
     checkpoint: (caller) => host.checkpoint(caller),
+    rotateKey: (caller) => host.rotateKey(caller),
     alerts: () => host.alerts(),
     testAlert: (sink, caller) => host.testAlert(sink, caller),
     retryAlerts: (which, caller) => host.retryAlerts(which, caller),

@@ -246,6 +246,11 @@ export class FakeService implements Service {
     return { removed: this.removed };
   }
 
+  async rotateKey(caller: Caller): Promise<{ readonly key: string }> {
+    this.note('rotateKey', null, caller);
+    return { key: 'ringfence/a+1+B' };
+  }
+
   async alerts(): Promise<OutboxListing> {
     return this.listing;
   }
