@@ -289,7 +289,12 @@ async function assemble(
     approvalsPending: () => approvals.list({ all: false }).length,
   });
   const stopCounting = ledger.subscribe((record) => metrics.take(record));
-  const stopWarning = warnOfUnresolvedNames({ ledger, table, resolve: createResolver(upstreams), log });
+  const stopWarning = warnOfUnresolvedNames({
+    ledger,
+    specOf: (runId) => table.get(runId)?.spec,
+    resolve: createResolver(upstreams),
+    log,
+  });
   const stopSending = sendCheckpoints({ ledger, outbox, sinkNames: Object.keys(sinks), log });
   closers.push(async () => {
     stopCounting();

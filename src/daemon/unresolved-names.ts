@@ -2,14 +2,14 @@ import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Resolution } from '../gate/upstream.ts';
-import type { RunTable } from './run-table.ts';
+import type { Spec } from '../profile/spec.ts';
 
 /** A profile may list a thousand names; what is said of a few is warning enough. */
 const NAMES_LOOKED_UP_MAX = 32;
 
 export type UnresolvedOptions = {
   readonly ledger: Pick<Ledger, 'subscribe' | 'append'>;
-  readonly table: Pick<RunTable, 'get'>;
+  readonly specOf: (runId: string) => Spec | undefined;
   readonly resolve: (name: string) => Promise<Resolution>;
   readonly log: Log;
 };
@@ -18,9 +18,9 @@ export type UnresolvedOptions = {
  * Says of each run that was admitted which of its exact names do not resolve: most often a typing error, and the agent
  * would only see that nothing is there. It is a warning, since a name may come into being later; nothing waits for it.
  */
-export function warnOfUnresolvedNames({ ledger, table, resolve, log }: UnresolvedOptions): () => void {
+export function warnOfUnresolvedNames({ ledger, specOf, resolve, log }: UnresolvedOptions): () => void {
   const look = async (runId: string): Promise<void> => {
-    const spec = table.get(runId)?.spec;
+    const spec = specOf(runId);
     if (spec === undefined) return;
     const rules = [...spec.egress.allow, ...spec.egress.ask];
     const exact = rules.flatMap((rule) => (rule.kind === 'name' && !rule.wildcard ? [rule.name] : []));
