@@ -165,6 +165,7 @@ function feedStdin(options: {
   const { stdin } = terminal;
   let leaveKeys = 0;
   let stopped = false;
+  let writing: Promise<void> = Promise.resolve();
   const take = (bytes: Buffer): void => {
     if (tty) {
       leaveKeys = bytes.every((byte) => byte === LEAVE_BYTE) ? leaveKeys + bytes.length : 0;
@@ -172,11 +173,12 @@ function feedStdin(options: {
     }
     stdin.pause();
     // `write` never rejects: a connection that is gone answers false.
-    void run.write(bytes).then((taken) => {
+    writing = run.write(bytes).then((taken) => {
       if (taken && !stopped) stdin.resume();
     });
   };
-  const end = (): void => run.endInput();
+  // A paused stream may still say that it has ended; what was read before goes first.
+  const end = (): void => void writing.then(() => run.endInput());
   stdin.on('data', take);
   stdin.once('end', end);
   // A stdin that cannot be read (closed, or a terminal that hung up) is one that has ended.
