@@ -89,19 +89,14 @@ export function listRunCgroups(layout: CgroupLayout = detectLayout()): readonly 
 /**
  * systemd must hear of the slice, or it removes it together with the container. It also puts back what it knows of each
  * unit whenever it reloads, and engines do not tell it that a container has no swap (runc before 1.2): so the slice
- * above says it, in words of systemd's own.
+ * above says it, in words of systemd's own. With a weight, even the usual one, it has the files of the CPU controller
+ * before there is a container, and can be throttled.
  */
 async function startSlice(unit: string): Promise<void> {
-  const properties = ['MemorySwapMax', 't', '0', ...ACCOUNTING.flatMap((name) => [name, 'b', 'true'])];
-  const call = [
-    'StartTransientUnit',
-    'ssa(sv)a(sa(sv))',
-    unit,
-    'fail',
-    String(properties.length / 3),
-    ...properties,
-    '0',
-  ];
+  const limits = ['MemorySwapMax', 't', '0', 'CPUWeight', 't', '100'];
+  const properties = [...limits, ...ACCOUNTING.flatMap((name) => [name, 'b', 'true'])];
+  const count = String(properties.length / 3);
+  const call = ['StartTransientUnit', 'ssa(sv)a(sa(sv))', unit, 'fail', count, ...properties, '0'];
   // It answers before the slice is there, and refuses one that exists; the next line waits for either.
   await execa('busctl', ['call', '--quiet', ...MANAGER, ...call], { timeout: SYSTEMCTL_MS_MAX, reject: false });
   await execa('systemctl', ['start', unit], { timeout: SYSTEMCTL_MS_MAX });

@@ -155,6 +155,10 @@ function buildMeter(parent: CgroupPaths, closers: (() => void)[]): Meter {
       openBrakes(paths);
       const oomEvent = openOomEvent(paths, closers);
       if (oomEvent !== null) events.push(oomEvent);
+      // Kernels before 6.11 count a refused fork in the cgroup of who forked alone, and systemd removes that one with the
+      // container; so it is read when it happens.
+      if (paths.pids === paths.unified)
+        watchFile({ directory: paths.pids, file: 'pids.events', about: 'pids' }, { events, closers });
     },
     populated: () => (populated === null || populated.gone() ? null : populated.read() !== 0),
     // The v2 tree answers at once; only when it says nothing is left, the slower list of v1 has the last word, because
@@ -234,13 +238,22 @@ function watchV2(
   for (const { directory, file, about } of watched) {
     // On v1 such a file never notifies; its directory is another than that of the v2 tree.
     if (directory !== parent.unified) continue;
-    const fd = openFile(directory, file, 'r');
-    if (fd === null) continue;
-    into.closers.push(() => closeSync(fd));
-    const event: MeterEvent = { fd, on: 'priority', about };
-    rearm(event);
-    into.events.push(event);
+    watchFile({ directory, file, about }, into);
   }
+}
+
+type Watched = { readonly directory: string; readonly file: string; readonly about: MeterEvent['about'] };
+
+function watchFile(
+  { directory, file, about }: Watched,
+  into: { readonly events: MeterEvent[]; readonly closers: (() => void)[] },
+): void {
+  const fd = openFile(directory, file, 'r');
+  if (fd === null) return;
+  into.closers.push(() => closeSync(fd));
+  const event: MeterEvent = { fd, on: 'priority', about };
+  rearm(event);
+  into.events.push(event);
 }
 
 /** v1 tells of an OOM through an eventfd that is named to the cgroup together with a descriptor of the file. */

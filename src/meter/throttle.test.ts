@@ -45,6 +45,19 @@ it('lowers on v1 every cgroup that has more, each by its own period, and puts ba
   expect(quotas()).toEqual(['-1', '75000', '1000']);
 });
 
+it('lowers it again when somebody has raised it, and says so when that is not possible', () => {
+  write({ 'cpu.max': 'max 100000\n' });
+  const throttle = throttleCpu(root, 375);
+  expect([throttle?.keep(), read('cpu.max')]).toEqual([true, '37500 100000']);
+  write({ 'cpu.max': 'max 100000\n' });
+  expect([throttle?.keep(), read('cpu.max')]).toEqual([true, '37500 100000']);
+  rmSync(join(root, 'cpu.max'));
+  expect(throttle?.keep()).toBe(false);
+  // A cgroup that is gone holds nobody.
+  rmSync(root, { recursive: true });
+  expect(throttle?.keep()).toBe(true);
+});
+
 it('leaves a parent as it is that was lowered before', () => {
   write({ 'cpu.max': '25000 100000\n' });
   const throttle = throttleCpu(root, 60);

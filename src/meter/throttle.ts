@@ -9,6 +9,11 @@ import { isGone } from './counters.ts';
 export type CpuThrottle = {
   /** As read back from the kernel. */
   readonly cpuMillis: number;
+  /**
+   * Lowers it again where somebody else has raised it: systemd puts back what it knows of a slice whenever it reloads.
+   * False when the kernel does not hold the run to it any more.
+   */
+  keep(): boolean;
   /** Puts back what was found. */
   lift(): void;
 };
@@ -36,7 +41,14 @@ export function throttleCpu(directory: string, cpuMillis: number): CpuThrottle |
     // The other way round: a child may not have more than its parent.
     for (const { file, before } of changes.toReversed()) tryWrite(file, before);
   };
-  if (now !== null && (held !== null || now <= Math.max(cpuMillis, QUOTA_MILLIS_MIN))) return { cpuMillis: now, lift };
+  if (now !== null && (held !== null || now <= Math.max(cpuMillis, QUOTA_MILLIS_MIN))) {
+    const keep = (): boolean => {
+      if (!existsSync(directory) || heldMillis(directory, isV1) !== null) return true;
+      lower(directory, { cpuMillis: now, isV1 });
+      return heldMillis(directory, isV1) !== null;
+    };
+    return { cpuMillis: now, keep, lift };
+  }
   lift();
   return null;
 }

@@ -24,6 +24,8 @@ export type Ladder = {
   readonly pending: boolean;
   /** Every process stands still, and that has been told. */
   readonly paused: boolean;
+  /** Looks whether a slow run is still held to it, and holds it again; what cannot be held is for `settle` to say. */
+  keep(): void;
   thaw(): void;
   /** Gives the run its CPU back. */
   speedUp(): void;
@@ -56,15 +58,19 @@ function refusal({ action, budget }: BudgetPlan, why: string): string {
 export function createLadder(options: { readonly paths: CgroupPaths; readonly cpusOnline: number }): Ladder {
   const { paths, cpusOnline } = options;
   let freezer: Freezer | null = null;
-  let throttle: CpuThrottle | null = null;
+  let throttle: { readonly cpu: CpuThrottle; readonly breach: Breach } | null = null;
   let paused = false;
   let freezing: { readonly breaches: Breach[]; readonly deadlineMs: number } | null = null;
   let steps: LadderStep[] = [];
 
-  const slowDown = (cpuMillisMax: number | null): boolean => {
-    const cpuMillis = Math.max(THROTTLE_MILLIS_MIN, (cpuMillisMax ?? cpusOnline * 1000) * THROTTLE_SHARE);
-    throttle ??= throttleCpu(paths.cpu, cpuMillis);
-    return throttle !== null;
+  const slowDown = (breach: Breach, cpuMillisMax: number | null): boolean => {
+    if (throttle !== null) return true;
+    const cpu = throttleCpu(
+      paths.cpu,
+      Math.max(THROTTLE_MILLIS_MIN, (cpuMillisMax ?? cpusOnline * 1000) * THROTTLE_SHARE),
+    );
+    if (cpu !== null) throttle = { cpu, breach };
+    return cpu !== null;
   };
 
   const settleFreezing = (nowMs: number): void => {
@@ -79,7 +85,7 @@ export function createLadder(options: { readonly paths: CgroupPaths; readonly cp
   return {
     take: (breach, { nowMs, cpuMillisMax }) => {
       if (breach.action === 'throttle') {
-        steps.push({ breach, held: slowDown(cpuMillisMax) });
+        steps.push({ breach, held: slowDown(breach, cpuMillisMax) });
         return;
       }
       freezer ??= openFreezer(paths);
@@ -101,13 +107,18 @@ export function createLadder(options: { readonly paths: CgroupPaths; readonly cp
     get paused() {
       return paused;
     },
+    keep: () => {
+      if (throttle === null || throttle.cpu.keep()) return;
+      steps.push({ breach: throttle.breach, held: false });
+      throttle = null;
+    },
     thaw: () => {
       freezer?.thaw();
       freezing = null;
       paused = false;
     },
     speedUp: () => {
-      throttle?.lift();
+      throttle?.cpu.lift();
       throttle = null;
     },
     close: () => {

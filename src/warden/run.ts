@@ -347,6 +347,7 @@ export class WatchedRun {
     if (now < this.hurryUntilMs) this.dueAtMs = Math.min(this.dueAtMs, now + CHECK_EMPTY_MS);
     for (const warning of judgement.warnings) this.world.report({ kind: 'warned', runId: this.runId, ...warning });
     for (const breach of judgement.holds) this.hold(breach, now);
+    if (this.phase === 'alive') this.ladder.keep();
     if (this.phase === 'alive' && this.ladder.pending) this.settleHolds(now);
     const { breach } = judgement;
     if (breach !== null && this.breach === null) this.end(breach, now);
