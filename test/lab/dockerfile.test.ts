@@ -8,7 +8,8 @@ import { until } from '../support/until.ts';
 /** The image of the daemon, as `scripts/daemon-image` built it in this lab before the tests. */
 const IMAGE = 'ringfence/daemon:local';
 // The same as in the Dockerfile: what the daemon needs of its host, instead of everything.
-const CAPABILITIES = 'NET_ADMIN NET_RAW SYS_ADMIN SYS_PTRACE KILL CHOWN FOWNER DAC_OVERRIDE DAC_READ_SEARCH SETUID SETGID'.split(' ');
+const CAPABILITIES =
+  'NET_ADMIN NET_RAW SYS_ADMIN SYS_PTRACE KILL CHOWN FOWNER DAC_OVERRIDE DAC_READ_SEARCH SETUID SETGID'.split(' ');
 const OPTIONS = ['seccomp=unconfined', 'apparmor=unconfined', 'systempaths=unconfined'];
 const POWERS = [
   '--cap-drop=ALL',
