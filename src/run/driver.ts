@@ -19,6 +19,7 @@ import type { RunPorts } from './ports.ts';
 import type { Preparation, RunState } from './state.ts';
 import { adjusted, grantedOnceMore, UNADJUSTED, type Adjustment } from './adjust.ts';
 import { containerIdOf } from './state.ts';
+import { lastBytes } from './last-bytes.ts';
 import { step } from './step.ts';
 import { Teardown } from './teardown.ts';
 
@@ -357,7 +358,10 @@ export class Driver {
     const containerId = await engine.createContainer(plan);
     if (this.attachTo !== null) {
       const attachment = await engine.attach(containerId, this.attachTo);
-      this.teardown.addFirst('attachment', () => now(() => attachment.close()));
+      this.teardown.addFirst('attachment', async () => {
+        await lastBytes(attachment);
+        attachment.close();
+      });
       this.attached.resolve(attachment);
     }
     this.post({ kind: 'container-created', containerId });
