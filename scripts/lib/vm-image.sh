@@ -9,7 +9,7 @@ VM_PACKAGES=(
 )
 VM_DISK_SIZE=6G
 # Bump it when what is written below changes.
-VM_IMAGE_RECIPE=2
+VM_IMAGE_RECIPE=3
 
 # vm_image SUITE: sets `vm_image` to a folder with disk.img, vmlinuz and initrd.img.
 vm_image() {
@@ -69,9 +69,12 @@ UNIT
   cat >"$target/usr/local/sbin/vm-start" <<'SCRIPT'
 #!/bin/sh
 set -e
-mkdir -p /run/payload
-tar -C /run/payload -xf /dev/vdb
-exec /run/payload/guest
+if [ ! -e /root/payload/unpacked ]; then
+  mkdir -p /root/payload
+  tar -C /root/payload -xf /dev/vdb
+  touch /root/payload/unpacked
+fi
+exec /root/payload/guest
 SCRIPT
   chmod 755 "$target/usr/local/sbin/vm-start"
   cat >"$target/etc/systemd/system/vm-start.service" <<'UNIT'
