@@ -8,7 +8,7 @@ import type { Fence } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import { formatDuration } from '../core/units.ts';
-import { Turns } from '../fence/turns.ts';
+import { Turns } from '../core/turns.ts';
 import { addressVerdict, nameVerdict, neverRangeOf } from '../policy/egress.ts';
 import type { PortGrant, Spec } from '../profile/spec.ts';
 import { describeRequest } from '../report/wants.ts';

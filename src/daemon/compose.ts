@@ -42,7 +42,7 @@ import { openNotifier, type Notifier } from './notify.ts';
 import { portsFor, type HostParts } from './run-ports.ts';
 import { RunTable } from './run-table.ts';
 import { SecretStore } from './secrets.ts';
-import { VolumeStore } from './volumes.ts';
+import { VolumeStore } from '../volume/store.ts';
 import { Supervisor } from './supervisor.ts';
 import { TrafficDesk } from './traffic-desk.ts';
 import { warnOfUnresolvedNames } from './unresolved-names.ts';

@@ -1,7 +1,7 @@
 import { execa } from 'execa';
 import type { DoctorCheck } from '../api/service.ts';
 import { ioVersion } from './io-devices.ts';
-import { whyNoVolumes } from './volume-image.ts';
+import { findHands } from '../volume/hands.ts';
 
 const TOOL_MS_MAX = 5_000;
 
@@ -38,10 +38,11 @@ function ioCheck(): DoctorCheck {
 
 async function sizeCheck(): Promise<DoctorCheck> {
   const name = 'mounts.size';
-  const why = await whyNoVolumes();
-  if (why !== null) {
-    const fix = 'give the daemon CAP_SYS_ADMIN, the loop devices and the mounts of the host (unit: PrivateMounts=no)';
-    return lacks(name, { evidence: `${why}; a profile that asks for it is refused`, fix });
+  const hands = await findHands();
+  if (hands.kind === 'none') {
+    const fix =
+      'run the daemon under systemd, which then mounts for it, or with CAP_SYS_ADMIN and the mounts of the host';
+    return lacks(name, { evidence: `${hands.why}; a profile that asks for it is refused`, fix });
   }
   for (const [tool, args] of [
     ['mkfs.ext4', ['-V']],
@@ -53,7 +54,9 @@ async function sizeCheck(): Promise<DoctorCheck> {
       return lacks(name, { evidence: `${tool} is not installed`, fix: 'apt-get install e2fsprogs mount' });
     }
   }
-  return { name, state: 'ok', rung: 'kernel', evidence: 'an ext4 filesystem of the size, on a loop device', fix: null };
+  const by = hands.kind === 'systemd' ? ', mounted by systemd' : '';
+  const evidence = `an ext4 filesystem of the size, on a loop device${by}`;
+  return { name, state: 'ok', rung: 'kernel', evidence, fix: null };
 }
 
 function lacks(name: string, found: { readonly evidence: string; readonly fix: string }): DoctorCheck {

@@ -7,7 +7,7 @@ import { refuseUnheld } from './host-limits.ts';
 import { FUTURE_DEVICE, holdIo, type IoHold } from './io-devices.ts';
 import type { CheckedMount } from './mounts.ts';
 import { placing } from './refusal.ts';
-import type { VolumeStore } from './volumes.ts';
+import type { VolumeStore } from '../volume/store.ts';
 
 /** The disks of one run: its mounts with a size, the rate that it may read and write with, and what it has written. */
 export type RunDisks = {

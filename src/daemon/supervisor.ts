@@ -24,7 +24,7 @@ import type { Fence, FenceDestination } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger, LedgerRecord } from '../core/ports/record.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
-import { Turns } from '../fence/turns.ts';
+import { Turns } from '../core/turns.ts';
 import { explainAlive, explainOutcome } from '../report/explain.ts';
 import { redactCommand } from '../report/redact.ts';
 import { Driver } from '../run/driver.ts';

@@ -29,7 +29,7 @@ import {
 } from './sets.ts';
 import { Shaper } from './shaper.ts';
 import { FenceStateFile } from './state-file.ts';
-import { Batch, Turns } from './turns.ts';
+import { Batch, Turns } from '../core/turns.ts';
 
 /**
  * The egress fence. The base rules are put in force once and name no run; a run is a lease of four addresses and

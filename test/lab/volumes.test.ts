@@ -13,9 +13,11 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { VolumeStore, type VolumeRequest } from '../../src/daemon/volumes.ts';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { performBySystemd } from '../../src/volume/hands.ts';
+import { VolumeStore, type VolumeRequest } from '../../src/volume/store.ts';
 import { lab } from '../support/lab.ts';
+import { until } from '../support/until.ts';
 
 /** Mounts with a size, by themselves: what the kernel holds, what outlives whom, and what is refused. */
 const MIB = 2 ** 20;
@@ -32,7 +34,8 @@ afterAll(async () => {
   // What runs use stays; the next daemon knows of no runs.
   await store.close();
   await (await reopened()).close();
-  expect({ mounts: await mountsBelow(folder), loops: await loopsBelow(folder) }).toEqual({ mounts: [], loops: [] });
+  expect(await mountsBelow(folder)).toEqual([]);
+  await untilNoLoops(folder);
   await rm(folder, { recursive: true });
 });
 beforeEach(async (test) => {
@@ -60,6 +63,12 @@ async function loopsBelow(path: string): Promise<readonly string[]> {
   const { stdout } = await execa('losetup', ['--noheadings', '--output', 'BACK-FILE']);
   return stdout.split('\n').filter((line) => line.startsWith(path));
 }
+
+/** Whoever starts a container anywhere on this machine holds copies of all mounts for a moment. */
+const untilNoLoops = (path: string) =>
+  until(`no loop device is left below ${path}`, async () => (await loopsBelow(path)).length === 0, {
+    deadlineMs: 20_000,
+  });
 
 const fill = (name: string, mebibytes: number) =>
   execa('dd', ['if=/dev/zero', `of=${join(workspace, name)}`, 'bs=1M', `count=${mebibytes}`], { reject: false });
@@ -107,7 +116,8 @@ describe('a volume', () => {
     await store.release('run-1');
     expect(await readdir(workspace)).toEqual(['kept']);
     await store.close();
-    expect({ names: await readdir(workspace), loops: await loopsBelow(folder) }).toEqual({ names: [], loops: [] });
+    expect(await readdir(workspace)).toEqual([]);
+    await untilNoLoops(folder);
     store = await reopened();
     expect(await readFile(join(workspace, 'kept'), 'utf8')).toBe('kept');
     // A daemon that was killed has left its mounts: the next one takes them over, and mounts nothing twice.
@@ -217,5 +227,63 @@ describe('refused', () => {
       await execa('umount', [workspace]);
     }
     await store.acquire('run-2', await requestOf(8 * MIB));
+  });
+});
+
+/**
+ * As in the packaged unit, where systemd mounts. There is none here: `systemd-run` is a script that starts the ordered
+ * process and nothing more. scripts/vm-test has the real one.
+ */
+describe('by the hands of systemd', () => {
+  const path = process.env['PATH'];
+  beforeEach(async () => {
+    const bin = join(folder, 'bin');
+    await mkdir(bin, { recursive: true });
+    const script = '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n';
+    await writeFile(join(bin, 'systemd-run'), script, { mode: 0o755 });
+    process.env['PATH'] = `${bin}:${path}`;
+    await store.close();
+    const hands = { kind: 'systemd', act: performBySystemd } as const;
+    store = await VolumeStore.open({ directory: join(folder, 'state-systemd'), log: quiet, hands });
+  });
+  afterEach(async () => {
+    process.env['PATH'] = path;
+    store = await reopened();
+  });
+
+  it('a volume is made, mounted and unmounted, and keeps what is in it', async () => {
+    await store.acquire('run-1', await requestOf(8 * MIB));
+    const { uid, gid, mode } = await stat(workspace);
+    expect({ uid, gid, mode: mode & 0o7777, names: await readdir(workspace) }).toEqual({
+      uid: 10001,
+      gid: 10002,
+      mode: 0o750,
+      names: [],
+    });
+    expect((await fill('big', 12)).stderr).toContain('No space left on device');
+    await store.release('run-1');
+    await store.close();
+    expect(await readdir(workspace)).toEqual([]);
+    await untilNoLoops(join(folder, 'state-systemd'));
+  });
+
+  it('what stands in its way is told as it is', async () => {
+    const request = await requestOf(8 * MIB);
+    const order = {
+      act: 'mount',
+      image: join(folder, 'none.img'),
+      folder: workspace,
+      inode: request.inode + 1,
+    } as const;
+    await expect(performBySystemd(order)).rejects.toMatchObject({
+      code: 'MOUNT_REFUSED',
+      message: expect.stringContaining('not the folder any more that was checked'),
+    });
+    await writeFile(join(folder, 'bin', 'systemd-run'), '#!/bin/sh\necho Access denied >&2\nexit 1\n', { mode: 0o755 });
+    await expect(store.acquire('run-1', request)).rejects.toMatchObject({
+      code: 'HOST_CANNOT_ENFORCE',
+      message: expect.stringContaining('systemd did not mount for the daemon: Access denied'),
+    });
+    expect(await mountsBelow(workspace)).toEqual([]);
   });
 });

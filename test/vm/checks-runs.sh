@@ -73,7 +73,7 @@ check_egress() {
   like 'the first forbidden packet ends a strict agent' '^124 .*egress.forbidden' "$code ${output//$'\n'/ }"
   # shellcheck disable=SC2016 # for the agent
   launch asker sh -c 'for i in $(seq 60); do curl -sSm 10 http://docs.example.test/ && exit 0; sleep 2; done; exit 9'
-  until_true eval 'ringfence pending | grep -q docs.example.test'
+  until_true eval 'api approvals | grep -q docs.example.test'
   pending=$(ringfence pending --json)
   request=$(field "$pending" id)
   check 'a person approves what an agent asked for' ringfence approve "$request" --for 10m
@@ -101,4 +101,18 @@ check_throttle_and_pause() {
   check 'and frozen again at the next budget' until_true eval "grep -q 'frozen 1' $slice/cgroup.events"
   ringfence kill "$run" >/dev/null
   same 'a frozen run can be killed' killed "$(reason "$run")"
+}
+
+# The unit has no power to mount: systemd does it for the daemon.
+check_sized_mount() {
+  like 'doctor: mounts with a size are mounted by systemd' 'ok +mounts.size .*mounted by systemd' "$(ringfence doctor)"
+  agent sized sh -c 'dd if=/dev/zero of=/box/big bs=1M count=24 2>&1 | grep -o "No space left"; rm /box/big; echo kept >/box/kept'
+  like 'a mount with a size holds no more than that' '^0 No space left' "$code $output"
+  same 'what the agent wrote is in the folder of the host' kept "$(<"$agents/box/kept")"
+  like 'which is a filesystem of that size' '^/dev/loop[0-9]+ ext4 ' "$(findmnt -no SOURCE,FSTYPE,OPTIONS "$agents/box")"
+  systemctl stop ringfenced.service
+  same 'a daemon that stops unmounts it' '' "$(findmnt -no SOURCE "$agents/box")"
+  systemctl start ringfenced.service
+  until_true answers
+  same 'and the next one mounts it again' kept "$(<"$agents/box/kept")"
 }

@@ -64,13 +64,16 @@ launch() {
   until_true alive "$run" || note "$run does not run: $(ringfence why "$run" 2>&1)"
 }
 
-# reason RUN: why it ended.
-reason() { field "$(timeout 300 ringfence wait --json "$1" 2>/dev/null)" reason; }
+# Whatever is asked again and again is asked of the socket: here a start of Node.js costs seconds.
+api() { curl -sf --max-time 300 --unix-socket /run/ringfence/ringfenced.sock "http://ringfence/v1/$1" "${@:2}"; }
 
-alive() { [[ $(field "$(ringfence inspect --json "$1" 2>/dev/null)" phase) == running ]]; }
+# reason RUN: why it ended.
+reason() { api "runs/$1/wait" -X POST -H 'content-type: application/json' -d '{}' | grep -o '"reason":"[a-z.]*"' | head -n 1 | cut -d'"' -f4; }
+
+alive() { api "runs/$1" | grep -q '"phase":"running"'; }
 main_pid() { systemctl show -P MainPID ringfenced.service; }
 warden_pids() { pgrep -f '^/opt/ringfence[^ ]*/bin/node [^ ]*/warden/process.js'; }
-answers() { timeout 60 ringfence ps; }
+answers() { api health; }
 container_of() { docker ps -q --no-trunc --filter "label=ringfence.run=$1"; }
 init_of() { docker inspect --format '{{.State.Pid}}' "$(container_of "$1")"; }
 slice_of() { echo "/sys/fs/cgroup/ringfence.slice/ringfence-$1.slice"; }

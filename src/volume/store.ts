@@ -1,16 +1,16 @@
 import { createHash } from 'node:crypto';
-import { constants } from 'node:fs';
-import { mkdir, open, readdir, readFile, realpath, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, realpath, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fail, messageOf } from '../core/errors.ts';
 import type { Log } from '../core/ports/log.ts';
-import { printable } from '../core/text.ts';
 import { formatBytes } from '../core/units.ts';
-import { Turns } from '../fence/turns.ts';
+import { Turns } from '../core/turns.ts';
 import { hostPathRefusal } from '../profile/mounts.ts';
 import { locate, parseMountInfo, type Location } from '../run/mountinfo.ts';
-import { detachFolder, growOrShrink, loopOf, makeImage, mountImage, whyNoVolumes } from './volume-image.ts';
+import { fdPath, openFolder, refuseOther, refusal, statOfFolder } from './folder.ts';
+import { findHands, type Hands } from './hands.ts';
+import { growOrShrink, loopOf, makeImage, type Owner } from './image.ts';
 
 /**
  * A mount with a size is a filesystem of that size: an image below the state folder, reserved on the host's disk when it
@@ -60,17 +60,23 @@ const RECORD_BYTES_MAX = 64 * 1024;
 
 export class VolumeStore {
   private readonly directory: string;
+  private readonly hands: Hands;
   private readonly turns = new Turns();
   private readonly volumes = new Map<string, OpenVolume>();
 
-  private constructor(directory: string) {
+  private constructor(directory: string, hands: Hands) {
     this.directory = directory;
+    this.hands = hands;
   }
 
   /** Takes over what is mounted and mounts the rest again where that is still safe; what is not stays unmounted. */
-  static async open(options: { readonly directory: string; readonly log: Log }): Promise<VolumeStore> {
+  static async open(options: {
+    readonly directory: string;
+    readonly log: Log;
+    readonly hands?: Hands;
+  }): Promise<VolumeStore> {
     await mkdir(options.directory, { recursive: true, mode: 0o700 });
-    const store = new VolumeStore(await realpath(options.directory));
+    const store = new VolumeStore(await realpath(options.directory), options.hands ?? (await findHands()));
     for (const key of await store.keys()) {
       await store
         .restore(key)
@@ -81,14 +87,10 @@ export class VolumeStore {
 
   /** Throws what would stand in the way of `acquire`: MOUNT_REFUSED or HOST_CANNOT_ENFORCE. Makes nothing. */
   async check(request: VolumeRequest): Promise<void> {
-    const why = await whyNoVolumes();
-    if (why !== null) {
-      const detail = `cannot be held on this host: ${why}`;
-      throw fail('HOST_CANNOT_ENFORCE', { detail, hint: '`ringfence doctor` says how to change that' });
-    }
+    if (this.hands.kind === 'none') throw noHands(this.hands);
     const wanted = imageBytesOf(request);
     const key = keyOf(request.realPath);
-    if ((await this.mounted(key, request)) === null) await refuseContents(request);
+    if ((await this.mounted(key, request)) === null) await refuseContents(request.realPath);
     await this.refuseSize(key, { wanted, folder: request.realPath });
   }
 
@@ -177,21 +179,22 @@ export class VolumeStore {
     wanted: { readonly folder: string; readonly inode: number; readonly imageBytes: number },
   ): Promise<OpenVolume> {
     const { folder, inode, imageBytes } = wanted;
-    const target = await openFolder(folder);
-    try {
-      const below = await target.stat();
-      if (below.ino !== inode) throw refusal(folder, 'it is not the folder any more that was checked', null);
-      await refuseContents({ realPath: folder });
-      const image = this.image(key);
-      const has = await sizeOf(image);
-      if (has === 0) await makeImage({ image, bytes: imageBytes, owner: below });
-      else if (has !== imageBytes) await growOrShrink({ image, bytes: imageBytes });
-      // Said before it is mounted, so that a crash in between leaves nothing that nobody knows.
-      await writeFile(this.record(key), JSON.stringify({ folder, inode } satisfies Recorded), { mode: 0o600 });
-      await mountImage({ image, target: fdPath(target) });
-    } finally {
-      await target.close();
-    }
+    const { hands } = this;
+    if (hands.kind === 'none') throw noHands(hands);
+    const owner = await ownerOf(folder, inode);
+    const image = this.image(key);
+    const has = await sizeOf(image);
+    if (has === 0) {
+      await makeImage({
+        image,
+        bytes: imageBytes,
+        owner,
+        dress: (draft) => hands.act({ act: 'dress', image: draft, ...owner }),
+      });
+    } else if (has !== imageBytes) await growOrShrink({ image, bytes: imageBytes });
+    // Said before it is mounted, so that a crash in between leaves nothing that nobody knows.
+    await writeFile(this.record(key), JSON.stringify({ folder, inode } satisfies Recorded), { mode: 0o600 });
+    await hands.act({ act: 'mount', image, folder, inode });
     return await this.keep(key, { folder, inode, imageBytes });
   }
 
@@ -235,7 +238,7 @@ export class VolumeStore {
   private async unmount(key: string, { root }: OpenVolume): Promise<void> {
     this.volumes.delete(key);
     try {
-      await detachFolder(fdPath(root));
+      if (this.hands.kind !== 'none') await this.hands.act({ act: 'detach', image: this.image(key) });
     } finally {
       await root.close();
     }
@@ -279,57 +282,33 @@ export class VolumeStore {
   }
 }
 
-/** A folder and no link, so that its descriptor is the folder whatever its path leads to later. */
-async function openFolder(path: string): Promise<FileHandle> {
-  const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW).catch(
-    (error: unknown) => {
-      throw refusal(path, `it is not a folder (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`, null);
-    },
-  );
-  // A folder above it may have been exchanged for a link since: then this is another place than was checked.
-  const real = await realpath(fdPath(handle));
-  if (real === path) return handle;
-  await handle.close();
-  throw refusal(path, `it leads to ${printable(real)} now`, null);
-}
-
-async function statOfFolder(path: string): Promise<{ readonly dev: number; readonly ino: number }> {
-  const folder = await openFolder(path);
-  try {
-    return await folder.stat();
-  } finally {
-    await folder.close();
-  }
-}
-
-async function refuseContents({ realPath }: Pick<VolumeRequest, 'realPath'>): Promise<void> {
-  const folder = await openFolder(realPath);
-  try {
-    const [name] = await readdir(fdPath(folder));
-    if (name === undefined) return;
-    throw refusal(
-      realPath,
-      `a size makes a filesystem on it, which would hide what is in it, such as ${printable(name, 80)}`,
-      HINT_CONTENTS,
-    );
-  } finally {
-    await folder.close();
-  }
-}
-
-const HINT_CONTENTS =
-  'move what is in it elsewhere, start the agent once, then move it back: the folder is the filesystem from then on';
-
-function refusal(folder: string, why: string, hint: string | null): Error {
-  return fail('MOUNT_REFUSED', {
-    detail: `the mount of ${printable(folder)} is refused: ${why}`,
-    hostPath: printable(folder),
-    ...(hint === null ? {} : { hint }),
-  });
-}
-
 function imageBytesOf({ sizeBytesMax }: VolumeRequest): number {
   return Math.floor(sizeBytesMax / BLOCK_BYTES) * BLOCK_BYTES;
+}
+
+async function refuseContents(path: string): Promise<void> {
+  const folder = await openFolder(path);
+  try {
+    await refuseOther(folder, { path, inode: null });
+  } finally {
+    await folder.close();
+  }
+}
+
+async function ownerOf(path: string, inode: number): Promise<Owner> {
+  const folder = await openFolder(path);
+  try {
+    await refuseOther(folder, { path, inode });
+    const { uid, gid, mode } = await folder.stat();
+    return { uid, gid, mode };
+  } finally {
+    await folder.close();
+  }
+}
+
+function noHands({ why }: { readonly why: string }): Error {
+  const detail = `cannot be held on this host: ${why}`;
+  return fail('HOST_CANNOT_ENFORCE', { detail, hint: '`ringfence doctor` says how to change that' });
 }
 
 function keyOf(folder: string): string {
@@ -342,9 +321,4 @@ async function sizeOf(image: string): Promise<number> {
     ({ size }) => size,
     () => 0,
   );
-}
-
-/** Seen from the tools that are started as well, which have descriptors of their own. */
-function fdPath({ fd }: FileHandle): string {
-  return `/proc/${process.pid}/fd/${fd}`;
 }
