@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { messageOf } from '../core/errors.ts';
 import { originalDestination } from '../kernel/libc.ts';
+import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { createChecker } from './checker.ts';
 import { createInspector } from './inspect/inspector.ts';
 import type { CheckerReport, CheckerRequest, CheckVerdict } from './messages.ts';
@@ -45,6 +46,7 @@ const checker = createChecker({
   ),
 });
 
+protectFromOom(OOM_SCORES.checker);
 // With the exit code that is set: 1 after a failure.
 process.on('disconnect', () => process.exit());
 // A terminal sends these to the whole group; the daemon decides when the checker may go.

@@ -12,7 +12,9 @@ import { openSigner } from '../ledger/keys.ts';
 import { openLedger, type OpenedLedger } from '../ledger/ledger.ts';
 import { keyName } from '../ledger/note.ts';
 import { replayLedger, type Replay } from '../ledger/replay.ts';
+import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { takeAfterlife } from '../warden/afterlife.ts';
+import { DeadMan } from '../warden/dead-man.ts';
 import { VERSION } from '../core/version.ts';
 import { ApprovalDesk } from './approvals.ts';
 import { openAlerts, openFence, openWarden, upstreamsFor, type Hooks } from './adapters.ts';
@@ -78,6 +80,7 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     { name: 'ringfenced', level: process.env['RINGFENCE_LOG'] ?? 'info' },
     pino.destination({ fd: 2, sync: true }),
   );
+  protectFromOom(OOM_SCORES.daemon);
   const closers: (() => Promise<void>)[] = [];
   const notifier = openNotifier(process.env, log);
   try {
@@ -150,8 +153,11 @@ async function assemble(
     onGateRestarted: () => undefined,
     onPassed: () => undefined,
   };
-  const warden = await openWarden(options, config, { hooks, notifier });
-  closers.push(() => warden.stop());
+  const started = await openWarden(options, config, { hooks, notifier });
+  closers.push(() => started.stop());
+  const deadMan = new DeadMan({ directory: join(statePath, 'warden'), wardenPid: started.pid, log });
+  closers.push(async () => deadMan.close());
+  const warden = deadMan.over(started);
   const upstreams = await upstreamsFor(config);
   const { fence, gate } = await openFence({ config, upstreams, statePath, engine, warden, log, hooks });
   closers.push(() => gate.close());

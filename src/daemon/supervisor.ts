@@ -430,8 +430,19 @@ export class Supervisor implements RunService {
     }
     if (report.kind === 'sampled') this.options.incidents.keepSample(report.runId, report.usage);
     if (report.kind === 'asked') this.options.approvals.askAddress(report.runId, report);
-    if (report.kind === 'breached') this.options.incidents.keepProcesses(report.runId, report.processes);
+    if (report.kind === 'breached') {
+      this.options.incidents.keepProcesses(report.runId, report.processes);
+      if (report.breach.rule === 'network') this.recordForeignNetwork(entry);
+    }
     entry.driver.receive(report);
+  }
+
+  private recordForeignNetwork({ driver, spec }: RunEntry): void {
+    const { runId } = driver.state;
+    const what = 'the container was given a network that is not its own';
+    this.options.ledger
+      .append({ kind: 'drift.detected', runId, profile: spec.name, what })
+      .flushed.catch(() => undefined);
   }
 
   /** The kill path is gone: nothing measures or ends the runs any more, so they end now. */

@@ -6,6 +6,7 @@ import type { FenceDenial } from '../core/ports/fence.ts';
 import type { NameResolved } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
 import { openIpset } from '../kernel/ipset.ts';
+import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { linkChecker } from './checker-link.ts';
 import type { CheckerLink } from './checker-link.ts';
 import { DenialFeed } from './denials.ts';
@@ -34,6 +35,7 @@ type Parts = { readonly gate: Gate; readonly denials: DenialFeed; readonly check
 let parts: Parts | null = null;
 let denialsLost = 0;
 
+protectFromOom(OOM_SCORES.gate);
 process.on('disconnect', () => process.exit());
 // A terminal sends these to the whole group; the daemon decides when the gate may go.
 process.on('SIGINT', () => undefined);

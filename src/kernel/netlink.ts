@@ -7,6 +7,7 @@ import { POLLIN, setSocketOption } from './libc.ts';
  * (length, type, payload) each padded to four bytes. Headers are in the byte order of the host (little-endian on every
  * platform that Node.js runs on here), values inside netfilter attributes in network order.
  */
+export const NETLINK_ROUTE = 0;
 const NETLINK_NETFILTER = 12;
 export const NLM_F_REQUEST = 0x1;
 export const NLM_F_ACK = 0x4;
@@ -125,7 +126,7 @@ export function errorNumber(message: NetlinkMessage): number {
   return message.body.length >= 4 ? -message.body.readInt32LE(0) : 0;
 }
 
-/** A netfilter netlink socket in the network namespace of this process, with its own receive buffer. */
+/** A netlink socket in the network namespace of this process, with its own receive buffer. */
 export type NetlinkSocket = {
   readonly fd: number;
   send(message: Uint8Array): void;
@@ -136,8 +137,14 @@ export type NetlinkSocket = {
   close(): void;
 };
 
-export function openNetlink(options: { readonly receiveBufferBytes: number | null }): NetlinkSocket {
-  const fd = openSocket({ domain: AF_NETLINK, type: SOCK_RAW, protocol: NETLINK_NETFILTER });
+export function openNetlink(options: {
+  readonly receiveBufferBytes: number | null;
+  /** Left out: netfilter's. */
+  readonly protocol?: number;
+  /** The multicast groups to hear, as a mask. */
+  readonly groups?: number;
+}): NetlinkSocket {
+  const fd = openSocket({ domain: AF_NETLINK, type: SOCK_RAW, protocol: options.protocol ?? NETLINK_NETFILTER });
   const buffer = Buffer.alloc(NETLINK_MESSAGE_BYTES_MAX);
   let open = true;
   const receive = (): Buffer | null => {
@@ -151,6 +158,7 @@ export function openNetlink(options: { readonly receiveBufferBytes: number | nul
   try {
     const address = Buffer.alloc(SOCKADDR_NL_BYTES);
     address.writeUInt16LE(AF_NETLINK, 0);
+    address.writeUInt32LE(options.groups ?? 0, 8);
     bindSocket(fd, address);
     if (options.receiveBufferBytes !== null) {
       setSocketOption(fd, { level: SOL_SOCKET, name: SO_RCVBUFFORCE, value: options.receiveBufferBytes });

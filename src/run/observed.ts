@@ -73,5 +73,6 @@ function toldAgain(before: RunState, times: EndTimes): Step {
 function breachDetail(breach: Breach): string {
   if (breach.denial !== null)
     return `${breach.denial.destination}${breach.denial.port === null ? '' : `:${breach.denial.port}`} was refused by ${breach.denial.rule}, and ${breach.rule} allows ${breach.limit}`;
+  if (breach.rule === 'network') return 'the container was given a network that is not its own';
   return `${breach.rule} was crossed: ${breach.measured} of ${breach.limit} ${breach.unit}`;
 }

@@ -25,6 +25,11 @@ export function lostMeterBreach(): Breach {
   return killBreach({ reason: 'enforcement.lost', rule: 'meter', measured: 0, limit: 0, unit: '' });
 }
 
+/** Somebody gave the run a road out on which no rule of ours stands. */
+export function foreignNetworkBreach(): Breach {
+  return killBreach({ reason: 'enforcement.lost', rule: 'network', measured: 0, limit: 0, unit: 'none' });
+}
+
 export function killBreach(facts: Omit<Breach, 'action' | 'denial'>): Breach {
   return { ...facts, action: 'kill', denial: null };
 }

@@ -5,11 +5,14 @@ import type { Ipset } from '../kernel/ipset.ts';
 import { bootTimeMs, createPollTable, deviceName } from '../kernel/libc.ts';
 import { POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI } from '../kernel/libc.ts';
 import type { PollEntry } from '../kernel/libc.ts';
+import type { Links } from '../kernel/links.ts';
 import type { Nflog, NflogPacket } from '../kernel/nflog.ts';
 import type { MeterEvent } from '../meter/meter.ts';
 import type { RunTraffic, Traffic } from '../meter/traffic.ts';
 import { FEED } from './afterlife.ts';
 import type { Afterlife } from './afterlife.ts';
+import { createForeignLinks } from './foreign-links.ts';
+import type { ForeignLinks } from './foreign-links.ts';
 import { ownerOfPacket, parseGateLine } from './denials.ts';
 import { createLineReader } from './lines.ts';
 import { createOutbox } from './outbox.ts';
@@ -26,6 +29,8 @@ export type WardenLoop = {
   readonly deniedNamesFd: number | null;
   readonly killRung: 'cgroup.kill' | 'pidfd';
   readonly feed: Nflog | null;
+  /** Null where there is no fence that another network would lead around. */
+  readonly links: Links | null;
   readonly ipset: Ipset | null;
   readonly silenceSet: string | null;
   readonly traffic: Traffic | null;
@@ -71,6 +76,7 @@ class Loop {
   private pollsForRoom = false;
   private readonly abandoned = new Set<WatchedRun>();
   private feed: Nflog | null;
+  private readonly foreignLinks: ForeignLinks | null;
   private deniedNamesOpen: boolean;
   /** Why the runs that are still watched were ended. */
   private readonly breached = new Map<string, WardenReport>();
@@ -82,6 +88,15 @@ class Loop {
   constructor(options: WardenLoop) {
     this.options = options;
     this.feed = options.feed;
+    this.foreignLinks =
+      options.links === null
+        ? null
+        : createForeignLinks({
+            links: options.links,
+            isOfRun: (bridge) => this.byBridge.get(bridge)?.over === false,
+            isOfLivingRun: (bridge) => this.byBridge.get(bridge)?.populated === true,
+            complain,
+          });
     this.deniedNamesOpen = options.deniedNamesFd !== null;
     this.outbox = createOutbox(options.requestsFd);
     this.requests = createLineReader({ fd: options.requestsFd, lineBytesMax: REQUEST_BYTES_MAX });
@@ -119,11 +134,13 @@ class Loop {
       this.noteTurn(now);
     }
     this.feed?.close();
+    this.foreignLinks?.close();
     this.options.afterlife.release(FEED);
   }
 
   private dispatch(): void {
-    // In the order of the table: requests, the feeds, then the runs, so that a refusal is counted before an ending.
+    // In the order of the table: another road out, requests, the feeds, then the runs, so that a refusal is counted before
+    // an ending.
     this.listeners.forEach((listener, index) => {
       if ((this.table.ready(index) & (READY | POLLOUT)) !== 0) listener.onReady();
     });
@@ -145,6 +162,8 @@ class Loop {
       listeners.push({ entry: { fd, events }, onReady });
     };
     const { requestsFd, deniedNamesFd } = this.options;
+    const { foreignLinks } = this;
+    if (foreignLinks !== null) listen(foreignLinks.fd, POLLIN, () => foreignLinks.read(this.onForeign));
     if (this.daemonLostAtMs === null) {
       listen(requestsFd, this.pollsForRoom ? POLLIN | POLLOUT : POLLIN, () => this.onRequests());
     }
@@ -253,6 +272,7 @@ class Loop {
       return refuse(messageOf(error));
     }
     this.report({ kind: 'watching', runId });
+    this.foreignLinks?.lookAgain(this.onForeign);
   }
 
   /** A run with living processes stays watched whatever the daemon says: nothing else would hold it. */
@@ -275,6 +295,11 @@ class Loop {
     if (this.byBridge.get(run.plan.bridge) === run) this.byBridge.delete(run.plan.bridge);
     this.options.afterlife.release(run.runId);
   }
+
+  private readonly onForeign = (bridge: string): void => {
+    const run = this.byBridge.get(bridge);
+    if (run !== undefined) this.guard(run, () => run.foreignNetwork());
+  };
 
   private onFeed(): void {
     for (let count = 0; count < FEED_READS_MAX && this.feed !== null; count += 1) {

@@ -1,11 +1,13 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { messageOf } from '../core/errors.ts';
 import { openIpset } from '../kernel/ipset.ts';
 import type { Ipset } from '../kernel/ipset.ts';
 import { bootTimeMs, pollDescriptors } from '../kernel/libc.ts';
+import { openLinks } from '../kernel/links.ts';
 import { openNflog } from '../kernel/nflog.ts';
 import type { Nflog } from '../kernel/nflog.ts';
+import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
 import { createTraffic } from '../meter/traffic.ts';
 import type { Traffic } from '../meter/traffic.ts';
@@ -25,13 +27,11 @@ import { endPredecessor } from './predecessor.ts';
 const FEED_MS_MAX = 4_000;
 const PREDECESSOR_MS_MAX = 2_000;
 const FEED_TRY_MS = 20;
-/** The kernel ends agents and engines before it ends the process that can end agents. */
-const OOM_SCORE = '-999';
 
 function main(): void {
   const config = parseWardenConfig(process.argv[2]);
   mkdirSync(config.directory, { recursive: true, mode: 0o700 });
-  protectFromOom();
+  protectFromOom(OOM_SCORES.warden);
   const afterlife = openAfterlife(config.directory);
   const feed =
     config.nflogGroup === null ? null : openFeed(config.nflogGroup, { afterlife, directory: config.directory });
@@ -43,6 +43,7 @@ function main(): void {
     deniedNamesFd: DENIED_NAMES_FD,
     killRung: hasCgroupKill(detectLayout()) ? 'cgroup.kill' : 'pidfd',
     feed,
+    links: config.silenceSet === null ? null : openLinks(),
     ipset,
     silenceSet: config.silenceSet,
     traffic,
@@ -88,14 +89,6 @@ function openTraffic(
   if (config.trafficSets === null) return null;
   const { egress: egressSet, ingress: ingressSet, connections: connectionsSet } = config.trafficSets;
   return createTraffic({ ...options, egressSet, ingressSet, connectionsSet });
-}
-
-function protectFromOom(): void {
-  try {
-    writeFileSync('/proc/self/oom_score_adj', OOM_SCORE);
-  } catch {
-    // Needs CAP_SYS_RESOURCE, which a machine may keep from its root; the warden works without the protection.
-  }
 }
 
 main();

@@ -9,7 +9,7 @@ import type { Meter, MeterEvent } from '../meter/meter.ts';
 import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
 import type { Traffic } from '../meter/traffic.ts';
 import { IDLE_MS } from '../policy/quotas.ts';
-import { lostMeterBreach } from './breaches.ts';
+import { foreignNetworkBreach, lostMeterBreach } from './breaches.ts';
 import { openFirstProcess } from './first-process.ts';
 import type { FirstProcess } from './first-process.ts';
 import { createGauge, tenths } from './gauge.ts';
@@ -155,6 +155,18 @@ export class WatchedRun {
   memoryEvent(): void {
     this.hurryUntilMs = this.world.now() + HURRY_MS;
     this.look();
+  }
+
+  /** It was given a second way out. */
+  foreignNetwork(): void {
+    const now = this.refresh();
+    if (this.breach === null && !this.endRequested && !this.over) this.end(foreignNetworkBreach(), now);
+    else if (!this.ended) this.condemn();
+  }
+
+  /** It has a process, and with it its namespaces. */
+  get populated(): boolean {
+    return !this.over && !this.meter.empty();
   }
 
   /** By hand or by the daemon: kills whatever is there, and whatever comes later. */

@@ -1,11 +1,11 @@
-import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { command, lab, type CommandOptions, type CommandResult } from './lab.ts';
 import { until } from './until.ts';
 
-const START_MS_MAX = 30_000;
+const START_MS_MAX = 60_000;
 const STOP_MS_MAX = 30_000;
 const LOG_TAIL_CHARACTERS = 4_000;
 
@@ -18,6 +18,8 @@ export type DaemonOptions = {
   /** Sinks by name; the secret is written to a file only root can read. */
   readonly sinks?: Readonly<Record<string, { readonly url: string; readonly secret: string }>>;
   readonly env?: Readonly<Record<string, string>>;
+  /** The state directory is a filesystem of its own, of this size, in memory. */
+  readonly stateBytes?: number;
 };
 
 export type SpawnOptions = {
@@ -129,11 +131,15 @@ export function layOutDaemon(options: DaemonOptions): DaemonPaths {
     socket: `${sockets}/daemon.sock`,
     log: `${folder}/daemon.log`,
     remove: () => {
+      if (options.stateBytes !== undefined) execFileSync('umount', ['--lazy', `${folder}/state`]);
       rmSync(folder, { recursive: true, force: true });
       rmSync(sockets, { recursive: true, force: true });
     },
   };
   mkdirSync(paths.state, { mode: 0o700 });
+  if (options.stateBytes !== undefined) {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${options.stateBytes},mode=0700`, 'rf-state', paths.state]);
+  }
   const sinks = Object.entries(options.sinks ?? {}).map(([name, sink]) => {
     const secretFile = `${folder}/${name}.secret`;
     writeFileSync(secretFile, `${sink.secret}\n`, { mode: 0o600 });

@@ -62,7 +62,7 @@ const LEFT_BEHIND_MS_MAX = 5_000;
  * Registers the hooks of the file that calls it; what it gives works from the first test on. `config` is what the file
  * needs beside the usual configuration of the daemon.
  */
-export function useSupervised({ config = {} }: Pick<DaemonOptions, 'config'> = {}): Supervised {
+export function useSupervised(options: Pick<DaemonOptions, 'config' | 'stateBytes'> = {}): Supervised {
   let daemon: TestDaemon;
   let receiver: Receiver;
   let folder = '';
@@ -71,7 +71,7 @@ export function useSupervised({ config = {} }: Pick<DaemonOptions, 'config'> = {
   beforeAll(async () => {
     folder = mkdtempSync(`${lab.scratch}/profiles-`);
     receiver = await startReceiver();
-    daemon = await startDaemon({ config, sinks: { ops: { url: receiver.url, secret: receiver.secret } } });
+    daemon = await startDaemon({ ...options, sinks: { ops: { url: receiver.url, secret: receiver.secret } } });
     before = await snapshot();
   });
   afterEach(async () => {
