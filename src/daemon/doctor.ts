@@ -1,15 +1,16 @@
 import { readFile } from 'node:fs/promises';
-import { totalmem } from 'node:os';
 import { execa } from 'execa';
 import type { DoctorCheck, DoctorReport } from '../api/service.ts';
 import { messageOf } from '../core/errors.ts';
-import { formatBytes } from '../core/units.ts';
 import type { Engine, EngineFacts } from '../core/ports/engine.ts';
 import type { Fence } from '../core/ports/fence.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import type { WardenReport } from '../core/ports/warden.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
+import type { CgroupLayout } from '../meter/layout.ts';
 import { diskChecks } from './doctor-disks.ts';
+import { budgetChecks, limitChecks, storageChecks } from './doctor-limits.ts';
+import { versionChecks } from './doctor-versions.ts';
 import { gpuChecks } from './gpu-checks.ts';
 import type { GpuDesk } from './gpu-desk.ts';
 
@@ -32,6 +33,7 @@ export async function examineHost(parts: DoctorParts): Promise<DoctorReport> {
   const checks = (
     await Promise.all([
       engineChecks(parts.engine, parts.gpus),
+      versionChecks(parts.engine),
       Promise.resolve(cgroupChecks()),
       Promise.resolve(wardenChecks(parts)),
       fenceChecks(parts.fence),
@@ -85,13 +87,8 @@ async function engineChecks(engine: Engine, gpus: DoctorParts['gpus']): Promise<
           evidence: 'not on this host; containers have seccomp and no capabilities all the same',
           fix: 'boot with AppArmor and install the package apparmor',
         }),
-    ok('limits.cpu', { rung: 'kernel', evidence: `${facts.cpus} cores` }),
-    ok('limits.memory', {
-      rung: 'kernel',
-      evidence: `${formatBytes(facts.memoryBytes)} of memory, ${formatBytes(totalmem())} seen by the daemon`,
-    }),
-    ok('limits.disk', { rung: 'kernel', evidence: 'read-only root, scratch in sized memory filesystems' }),
-    ok('limits.files', { rung: 'kernel', evidence: 'RLIMIT_NOFILE' }),
+    ...(await limitChecks(facts)),
+    ...(await storageChecks(facts)),
     ...gpuChecks(gpus, facts),
   ];
 }
@@ -117,6 +114,8 @@ function cgroupChecks(): readonly DoctorCheck[] {
             evidence: 'SIGKILL through a pidfd; no cgroup.kill',
             fix: 'use kernel 5.14 or newer with cgroup v2',
           }),
+      eventsCheck(layout),
+      holdCheck(layout),
     ];
   } catch (error) {
     return [
@@ -128,12 +127,33 @@ function cgroupChecks(): readonly DoctorCheck[] {
   }
 }
 
+/** What wakes the warden; everything else it finds at its next look. */
+function eventsCheck({ version, mounts }: CgroupLayout): DoctorCheck {
+  if (version === 2)
+    return ok('events', { rung: 'kernel', evidence: 'ends, memory and refused processes tell of themselves' });
+  const ends = mounts.unified === null ? 'the end of the first process' : 'ends';
+  return degraded('events', {
+    rung: 'kernel',
+    evidence: `${ends} and OOM kills tell of themselves; refused processes are found at the next look`,
+    fix: 'boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1)',
+  });
+}
+
+/** The actions between a warning and an end. */
+function holdCheck({ version, mounts }: CgroupLayout): DoctorCheck {
+  const freezer = version === 2 ? 'cgroup.freeze' : mounts.freezer === null ? mounts.unified : 'the freezer of v1';
+  if (freezer !== null)
+    return ok('throttle, pause', { rung: 'kernel', evidence: `CPU at the run’s own cgroup; ${freezer}` });
+  return degraded('throttle, pause', {
+    rung: 'none',
+    evidence: 'nothing can freeze a cgroup; a profile that says `pause` is refused',
+    fix: 'mount the freezer controller or cgroup v2',
+  });
+}
+
 function wardenChecks({ wardenReady }: DoctorParts): readonly DoctorCheck[] {
   return [
-    ok('budgets', {
-      rung: 'watchdog',
-      evidence: `wall, cpu and denials are sampled and killed by ${wardenReady.killRung}; egress bytes are cut off by the kernel`,
-    }),
+    ...budgetChecks(wardenReady),
     wardenReady.feed
       ? ok('denied packets', { rung: 'kernel', evidence: 'the packet feed is bound' })
       : missing('denied packets', { evidence: 'the packet feed is not bound', fix: 'load nfnetlink_log' }),

@@ -15,6 +15,8 @@ export function gpuChecks(desk: Pick<GpuDesk, 'state'>, engine: EngineFacts): re
       degraded('limits.gpu', 'none', `${problem ?? 'no reading yet'}; a profile that asks for a GPU is refused`, {
         fix: 'install the NVIDIA driver, or leave limits.gpu out of the profile',
       }),
+      degraded('limits.gpu.memory', 'none', `no device to hold; ${dmem()}`, { fix: 'the same' }),
+      degraded('budget.gpu', 'none', 'no device to measure', { fix: 'the same' }),
     ];
   }
   const cards = reading.devices.filter(({ parentUuid }) => parentUuid === null);
@@ -44,14 +46,17 @@ function memoryCheck(slices: number): DoctorCheck {
     const evidence = `${slices} MIG slices hold it in the device; whole cards are watched`;
     return { name: 'limits.gpu.memory', state: 'ok', rung: 'driver', evidence, fix: null };
   }
-  const dmem = existsSync(DMEM_CAPACITY) ? 'the kernel has dmem' : 'the kernel has no dmem controller';
   return {
     name: 'limits.gpu.memory',
     state: 'ok',
     rung: 'watchdog',
-    evidence: `read several times a second and killed; ${dmem}`,
+    evidence: `read several times a second and killed; ${dmem()}`,
     fix: null,
   };
+}
+
+function dmem(): string {
+  return existsSync(DMEM_CAPACITY) ? 'the kernel has dmem' : 'the kernel has no dmem controller';
 }
 
 function grantCheck({ cdiFolders }: EngineFacts): DoctorCheck {

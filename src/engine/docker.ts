@@ -17,6 +17,7 @@ import { containerBody, networkBody } from './create-body.ts';
 import { readEvents } from './events.ts';
 import { callError, connectionLost, startError, statusOf } from './failure.ts';
 import {
+  componentsOf,
   containerFacts,
   containerSummary,
   engineFacts,
@@ -69,6 +70,7 @@ export function createDockerEngine(options: { readonly host: string }): DockerEn
 
   return {
     facts,
+    components: async () => componentsOf(await client.call({ method: 'GET', path: '/version', repeatable: true })),
     resolveImage: (reference) => resolveImage(client, reference),
     imageHasFile: (digest, path) => {
       const key = `${digest} ${path}`;

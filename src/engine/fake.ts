@@ -42,6 +42,8 @@ const FACTS: EngineFacts = {
   cgroupVersion: 2,
   cgroupDriver: 'cgroupfs',
   storageDriver: 'fake',
+  imageStore: 'classic',
+  holds: { cpu: true, memory: true, swap: true, pids: true },
   rootDirectory: '/var/lib/fake',
   appArmor: false,
   seccomp: true,
@@ -136,6 +138,7 @@ export function createFakeEngine(): FakeEngine {
 
   const engine: Engine = {
     facts: () => faults.pass('facts', () => facts),
+    components: () => Promise.resolve([{ name: 'Engine', version: facts.version, build: '' }]),
     resolveImage: (reference) =>
       faults.pass('resolveImage', () => {
         const image = images.get(reference) ?? [...images.values()].find((each) => each.digest === reference);

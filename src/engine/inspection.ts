@@ -1,4 +1,12 @@
-import type { ContainerFacts, ContainerSummary, EngineFacts, ImageFacts, NetworkFacts } from '../core/ports/engine.ts';
+import type {
+  ContainerFacts,
+  ContainerSummary,
+  EngineComponent,
+  EngineFacts,
+  ImageFacts,
+  NetworkFacts,
+} from '../core/ports/engine.ts';
+import { printable } from '../core/text.ts';
 
 /**
  * The engine's answers reduced to facts. Nothing is trusted to be there: a missing field reads as the value that will
@@ -169,6 +177,13 @@ export function engineFacts(answer: unknown, apiVersion: string): EngineFacts {
     cgroupVersion: text(info['CgroupVersion']) === '2' ? 2 : 1,
     cgroupDriver: text(info['CgroupDriver']) === 'systemd' ? 'systemd' : 'cgroupfs',
     storageDriver: text(info['Driver']),
+    imageStore: list(info['DriverStatus']).some(isSnapshotter) ? 'containerd' : 'classic',
+    holds: {
+      cpu: info['CpuCfsPeriod'] === true && info['CpuCfsQuota'] === true,
+      memory: info['MemoryLimit'] === true,
+      swap: info['SwapLimit'] === true,
+      pids: info['PidsLimit'] === true,
+    },
     rootDirectory: text(info['DockerRootDir']),
     appArmor: has('apparmor'),
     seccomp: has('seccomp'),
@@ -178,6 +193,22 @@ export function engineFacts(answer: unknown, apiVersion: string): EngineFacts {
     cpus: number(info['NCPU']),
     memoryBytes: number(info['MemTotal']),
   };
+}
+
+/** `["driver-type", "io.containerd.snapshotter.v1"]` */
+function isSnapshotter(entry: unknown): boolean {
+  const [key, value] = list(entry).map(text);
+  return key === 'driver-type' && value?.startsWith('io.containerd.snapshotter') === true;
+}
+
+export function componentsOf(answer: unknown): readonly EngineComponent[] {
+  return list(objectOf(answer)['Components'])
+    .map(objectOf)
+    .map((component) => ({
+      name: printable(text(component['Name'])),
+      version: printable(text(component['Version'])),
+      build: printable(text(objectOf(component['Details'])['GitCommit'])),
+    }));
 }
 
 export function objectOf(value: unknown): Json {

@@ -25,6 +25,8 @@ const ENGINE: EngineFacts = {
   cgroupVersion: 2,
   cgroupDriver: 'systemd',
   storageDriver: 'overlay2',
+  imageStore: 'classic',
+  holds: { cpu: true, memory: true, swap: true, pids: true },
   rootDirectory: '/var/lib/docker',
   appArmor: true,
   seccomp: true,

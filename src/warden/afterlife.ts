@@ -2,6 +2,8 @@ import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, 
 import { join } from 'node:path';
 import type { WardenReport } from '../core/ports/warden.ts';
 import { RUN_ID_PATTERN } from '../core/ids.ts';
+import { parseNote } from './note.ts';
+import type { RunNote } from './note.ts';
 
 /**
  * The time after the daemon died: the warden goes on holding its runs to their budgets. Who holds a run, and who reads
@@ -15,6 +17,10 @@ export type Afterlife = {
   /** Another living process has taken it. */
   takenByOther(what: string): boolean;
   release(what: string): void;
+  /** What the next warden must know of a run; the last note stands. */
+  note(runId: string, note: RunNote): void;
+  /** What the warden before noted of it, for who holds it now. */
+  noteOf(runId: string): RunNote | null;
   /** What was done while no daemon heard it; for the next one. Bounded: when the file is full, nothing more. */
   record(report: WardenReport, at: string): void;
 };
@@ -28,6 +34,7 @@ export function openAfterlife(directory: string): Afterlife {
   const own = String(process.pid);
   const file = join(directory, AFTERLIFE_FILE);
   const place = (what: string): string => join(directory, `${what}.holder`);
+  const notes = (runId: string): string => join(directory, `${runId}.note`);
   let full = false;
   return {
     hold: (what) => {
@@ -41,7 +48,24 @@ export function openAfterlife(directory: string): Afterlife {
       return holder !== null && holder !== process.pid && isAlive(holder);
     },
     release: (what) => {
-      if (holderOf(place(what)) === process.pid) rmSync(place(what), { force: true });
+      if (holderOf(place(what)) !== process.pid) return;
+      rmSync(place(what), { force: true });
+      rmSync(notes(what), { force: true });
+    },
+    note: (runId, note) => {
+      try {
+        writeFileSync(`${notes(runId)}.new`, JSON.stringify(note), { mode: 0o600 });
+        renameSync(`${notes(runId)}.new`, notes(runId));
+      } catch {
+        // As with the record: a full disk costs the next warden what stood here, and the run nothing.
+      }
+    },
+    noteOf: (runId) => {
+      try {
+        return parseNote(readFileSync(notes(runId), 'utf8'));
+      } catch {
+        return null;
+      }
     },
     record: (report, at) => {
       if (full) return;

@@ -6,6 +6,7 @@ import type { QuotaJudgement, QuotaReading } from '../policy/quotas.ts';
 import { lostDaemonBreach, oomBreach } from './breaches.ts';
 import type { Gauge } from './gauge.ts';
 import { createGpuWatch } from './gpu-watch.ts';
+import type { RunNote } from './note.ts';
 import type { Refusals } from './refusals.ts';
 
 /** The bounds of one run, and what its use and its refusals mean under them. */
@@ -20,6 +21,8 @@ export type Judge = {
   /** The limit of the container is known. */
   setCpuMillisMax(cpuMillisMax: number | null): void;
   noteGpu(told: GpuTold, nowMs: number): void;
+  /** For the warden of the next daemon. */
+  note(): Omit<RunNote, 'denialsTotal'>;
 };
 
 export type JudgeTime = {
@@ -35,13 +38,18 @@ export function createJudge(options: {
   readonly refusals: Refusals;
   readonly cpusOnline: number;
   readonly egressHeldByKernel: boolean;
+  /** What the warden before knew of the run. */
+  readonly before: RunNote | null;
 }): Judge {
-  const { gauge, refusals, cpusOnline, egressHeldByKernel } = options;
+  const { before, gauge, refusals, cpusOnline, egressHeldByKernel } = options;
   let { bounds } = options;
   const { budgets, warnAt } = bounds;
   let quota = newQuotaState({ budgets, warnAt, cpusOnline, egressHeldByKernel, cpuMillisMax: null });
-  /** OOM kills that the bounds of their time let pass. */
-  let oomKillsPassed = 0;
+  if (before !== null) {
+    const { denials, warned, raised } = before;
+    quota = { ...quota, denials, warned, raised };
+  }
+  let oomKillsPassed = before?.oomKillsPassed ?? 0;
   const gpu = createGpuWatch(bounds.gpu);
 
   const readingAt = ({ wallMs }: JudgeTime): QuotaReading => {
@@ -87,6 +95,10 @@ export function createJudge(options: {
       gpu.note(told, nowMs);
       const { busyMs, memoryBytes } = told;
       if (busyMs !== null) gauge.noteGpu({ busyMs, memoryBytes });
+    },
+    note: () => {
+      const { denials, warned, raised } = quota;
+      return { denials, warned, raised, oomKillsPassed };
     },
     setCpuMillisMax: (cpuMillisMax) => {
       quota = { ...quota, plan: { ...quota.plan, cpuMillisMax } };

@@ -14,6 +14,8 @@ import type { Afterlife } from './afterlife.ts';
 import { createForeignLinks } from './foreign-links.ts';
 import type { ForeignLinks } from './foreign-links.ts';
 import { ownerOfPacket, parseGateLine } from './denials.ts';
+import { createEarlyRefusals } from './early.ts';
+import type { Owner } from './early.ts';
 import { createLineReader } from './lines.ts';
 import { createOutbox } from './outbox.ts';
 import { WatchedRun } from './run.ts';
@@ -75,6 +77,8 @@ class Loop {
   private tableStale = true;
   private pollsForRoom = false;
   private readonly abandoned = new Set<WatchedRun>();
+  private readonly early = createEarlyRefusals<(run: WatchedRun) => void>(bootTimeMs());
+  private readonly noted = new WeakMap<WatchedRun, string>();
   private feed: Nflog | null;
   private readonly foreignLinks: ForeignLinks | null;
   private deniedNamesOpen: boolean;
@@ -260,11 +264,12 @@ class Loop {
     const refuse = (message: string): void => this.refuse({ kind: 'watch', runId }, message);
     if (this.runs.has(runId)) return refuse('the run is already watched');
     try {
-      const run = new WatchedRun(plan, this.world);
+      const { afterlife } = this.options;
+      const run = new WatchedRun(plan, this.world, afterlife.noteOf(runId));
       this.runs.set(runId, run);
       this.byAddress.set(plan.address, run);
       this.byBridge.set(plan.bridge, run);
-      this.options.afterlife.hold(runId);
+      afterlife.hold(runId);
       this.tableStale = true;
     } catch (error) {
       const run = this.runs.get(runId);
@@ -273,6 +278,8 @@ class Loop {
     }
     this.report({ kind: 'watching', runId });
     this.foreignLinks?.lookAgain(this.onForeign);
+    const run = this.runs.get(runId);
+    for (const refusal of this.early.take(plan)) if (run !== undefined) this.guard(run, () => refusal(run));
   }
 
   /** A run with living processes stays watched whatever the daemon says: nothing else would hold it. */
@@ -307,15 +314,15 @@ class Loop {
       if (packets.length === 0) return;
       const at = new Date().toISOString();
       for (const packet of packets) {
-        const run = this.runOf(packet);
+        const owner = ownerOf(packet);
+        const run = this.runOf(owner);
         if (run !== undefined) this.guard(run, () => run.packetRefused(packet, at));
+        else this.early.keep(owner, (later) => later.packetRefused(packet, at), bootTimeMs());
       }
     }
   }
 
-  private runOf(packet: NflogPacket): WatchedRun | undefined {
-    const { device, address } = ownerOfPacket(packet);
-    const bridge = device === null ? null : deviceName(device);
+  private runOf({ bridge, address }: Owner): WatchedRun | undefined {
     const byBridge = bridge === null ? undefined : this.byBridge.get(bridge);
     return byBridge ?? this.byAddress.get(address);
   }
@@ -327,10 +334,15 @@ class Loop {
     try {
       state = this.deniedNames.read((line) => {
         const said = parseGateLine(line);
-        const run = said === null ? undefined : this.byAddress.get(said.address);
-        if (said === null || run === undefined) return;
-        if (said.kind === 'resolved') run.nameResolved(said);
-        else this.guard(run, () => run.denied(said.denial, 1 + said.suppressed));
+        if (said === null) return;
+        const run = this.byAddress.get(said.address);
+        if (said.kind === 'resolved') {
+          run?.nameResolved(said);
+          return;
+        }
+        const refusal = (of: WatchedRun): void => of.denied(said.denial, 1 + said.suppressed);
+        if (run !== undefined) this.guard(run, () => refusal(run));
+        else this.early.keep({ bridge: null, address: said.address }, refusal, bootTimeMs());
       });
     } catch (error) {
       complain('the socket of the DNS gate failed', error);
@@ -394,6 +406,18 @@ class Loop {
     for (const report of unsent) this.keep(report);
     // What was sent may never have been read. Of a run that was not let go, the next daemon hears it once more.
     for (const report of this.breached.values()) if (!unsent.includes(report)) this.keep(report);
+    this.noteRuns();
+  }
+
+  /** For the warden of the next daemon: after each change, so that one that is ended has left what it knew. */
+  private noteRuns(): void {
+    for (const run of this.runs.values()) {
+      const { note } = run;
+      const text = JSON.stringify(note);
+      if (this.noted.get(run) === text) continue;
+      this.noted.set(run, text);
+      this.options.afterlife.note(run.runId, note);
+    }
   }
 
   /** Holds what is its own until the next daemon's warden takes it, or it is over. */
@@ -408,6 +432,7 @@ class Loop {
       this.feed = null;
       this.tableStale = true;
     }
+    this.noteRuns();
     for (const run of this.runs.values()) if (afterlife.takenByOther(run.runId)) this.forget(run);
   }
 
@@ -424,6 +449,11 @@ class Loop {
     this.lateReportedAtMs = now;
     this.report({ kind: 'late', lateMs: Math.round(lateMs) });
   }
+}
+
+function ownerOf(packet: NflogPacket): Owner {
+  const { device, address } = ownerOfPacket(packet);
+  return { bridge: device === null ? null : deviceName(device), address };
 }
 
 function complain(what: string, error: unknown): void {

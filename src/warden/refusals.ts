@@ -29,12 +29,13 @@ type PacketNews =
   | { readonly kind: 'refused'; readonly denial: Denial }
   | ({ readonly kind: 'waits' } & Omit<Extract<WardenReport, { kind: 'asked' }>, 'kind' | 'runId'>);
 
-export function createRefusals(): Refusals {
+/** `before`: attempts that an earlier warden counted. */
+export function createRefusals({ before = 0 }: { readonly before?: number } = {}): Refusals {
   const valve = createDenialValve();
   const attempts = createAttempts();
   const askedTold = createAskedTold();
   const cutOff = new Set<KernelBudget>();
-  let total = 0;
+  let total = before;
   let newDenials = 0;
   let lastDenial: Denial | null = null;
 

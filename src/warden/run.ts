@@ -18,7 +18,9 @@ import { createJudge } from './judge.ts';
 import type { Judge, JudgeTime } from './judge.ts';
 import { createLadder, impossibleAction } from './ladder.ts';
 import type { Ladder } from './ladder.ts';
+import type { RunNote } from './note.ts';
 import { createRefusals } from './refusals.ts';
+import type { Refusals } from './refusals.ts';
 import { sharedMoment } from './shared-moment.ts';
 
 /**
@@ -67,7 +69,7 @@ export class WatchedRun {
   private readonly meter: Meter;
   private readonly gauge: Gauge;
   private readonly ladder: Ladder;
-  private readonly refusals = createRefusals();
+  private readonly refusals: Refusals;
   private readonly judge: Judge;
   private phase: Phase = 'waiting';
   private first: FirstProcess | null = null;
@@ -86,7 +88,7 @@ export class WatchedRun {
   private leafOpen = false;
 
   /** Throws METER_FAILED when a counter cannot be opened, or the kernel cannot do what a budget asks for. */
-  constructor(plan: WatchPlan, world: RunWorld) {
+  constructor(plan: WatchPlan, world: RunWorld, before: RunNote | null) {
     const { cpusOnline, egressHeldByKernel } = world;
     const { parentPaths } = plan;
     this.plan = plan;
@@ -95,8 +97,9 @@ export class WatchedRun {
     this.meter = openMeter(parentPaths);
     this.gauge = createGauge(this.meter, (at) => world.traffic(plan.address, at));
     this.ladder = createLadder({ paths: parentPaths, cpusOnline });
+    this.refusals = createRefusals({ before: before?.denialsTotal ?? 0 });
     const { gauge, refusals } = this;
-    this.judge = createJudge({ bounds: plan, gauge, refusals, cpusOnline, egressHeldByKernel });
+    this.judge = createJudge({ bounds: plan, gauge, refusals, cpusOnline, egressHeldByKernel, before });
     this.dueAtMs = world.now();
   }
 
@@ -121,6 +124,11 @@ export class WatchedRun {
   /** The descriptor of the first process while it is of interest. */
   get processDescriptor(): number | null {
     return this.first?.fd ?? null;
+  }
+
+  /** What the warden of the next daemon must know of it. */
+  get note(): RunNote {
+    return { ...this.judge.note(), denialsTotal: this.refusals.total };
   }
 
   get meterEvents(): readonly MeterEvent[] {

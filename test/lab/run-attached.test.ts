@@ -3,6 +3,8 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { DoctorReport } from '../../src/api/service.ts';
+import { BUDGETS, LIMITS } from '../../src/core/outcome.ts';
 import { startDaemon, type TestDaemon } from '../support/daemon.ts';
 import { command, docker } from '../support/lab.ts';
 import { leaksSince, snapshot, type Snapshot } from '../support/leak-check.ts';
@@ -344,8 +346,25 @@ describe('a breach', () => {
 
 describe('a command without a run', () => {
   it('doctor says what this host holds', async () => {
-    const report = await json<{ ok: boolean; checks: { name: string; state: string }[] }>('doctor');
+    const report = await json<DoctorReport>('doctor');
     expect(report.ok, JSON.stringify(report.checks)).toBe(true);
+    // Of every bound that a profile can state, once, and of what runs it.
+    const bounds = [...LIMITS.map((name) => `limits.${name}`), ...BUDGETS.map((name) => `budget.${name}`)];
+    const asked = [...bounds, 'limits.gpu.memory', 'mounts.size', 'egress'];
+    const held = report.checks.filter(({ rung }) => rung !== null).map(({ name }) => name);
+    expect(asked.filter((name) => held.filter((other) => other === name).length !== 1)).toEqual([]);
+    const parts = [
+      'engine version',
+      'containerd version',
+      'runc version',
+      'image store',
+      'quotas',
+      'pressure',
+      'events',
+    ];
+    const names = report.checks.map(({ name }) => name);
+    expect(parts.filter((name) => !names.includes(name))).toEqual([]);
+    expect(report.checks.filter(({ state, fix }) => (state === 'ok') !== (fix === null))).toEqual([]);
     expect((await daemon.cli(['doctor'])).exitCode).toBe(0);
   });
 

@@ -19,6 +19,7 @@ const LATE_REQUEST = 0.5;
 type EngineCall = Exclude<keyof Engine, 'events' | 'logs'>;
 const ENGINE_CALLS: readonly EngineCall[] = [
   'facts',
+  'components',
   'resolveImage',
   'imageHasFile',
   'readImageFiles',
@@ -196,6 +197,8 @@ export const ENGINE_FACTS: EngineFacts = {
   cgroupVersion: 2,
   cgroupDriver: 'cgroupfs',
   storageDriver: 'fake',
+  imageStore: 'classic',
+  holds: { cpu: true, memory: true, swap: true, pids: true },
   rootDirectory: '/var/lib/fake',
   appArmor: false,
   seccomp: true,

@@ -7,6 +7,8 @@ import type { Readable, Writable } from 'node:stream';
  */
 export type Engine = {
   facts(): Promise<EngineFacts>;
+  /** What it is made of, by the names that it gives itself: `Engine`, `containerd`, `runc`. */
+  components(): Promise<readonly EngineComponent[]>;
   /** A tag or digest to what it stands for on this host. Never pulls. Throws IMAGE_NOT_FOUND. */
   resolveImage(reference: string): Promise<ImageFacts>;
   /** Whether the image (by digest) holds a file at this absolute path. Starts nothing. */
@@ -41,6 +43,10 @@ export type EngineFacts = {
   readonly cgroupVersion: 1 | 2;
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly storageDriver: string;
+  /** Where images and layers lie: the engine's own graph drivers, or snapshotters of containerd. */
+  readonly imageStore: 'classic' | 'containerd';
+  /** What the engine itself finds in the kernel. */
+  readonly holds: { readonly cpu: boolean; readonly memory: boolean; readonly swap: boolean; readonly pids: boolean };
   readonly rootDirectory: string;
   readonly appArmor: boolean;
   readonly seccomp: boolean;
@@ -51,6 +57,9 @@ export type EngineFacts = {
   readonly cpus: number;
   readonly memoryBytes: number;
 };
+
+/** `build`: what a distribution calls its own build of it, empty where nothing is said. */
+export type EngineComponent = { readonly name: string; readonly version: string; readonly build: string };
 
 export type ImageFacts = {
   /** `sha256:…` of the image configuration: what runs, whatever a tag says later. */
