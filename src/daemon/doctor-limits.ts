@@ -1,13 +1,22 @@
+import { existsSync, readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { totalmem } from 'node:os';
 import type { DoctorCheck } from '../api/service.ts';
 import type { EngineFacts } from '../core/ports/engine.ts';
 import type { WardenReport } from '../core/ports/warden.ts';
 import { formatBytes } from '../core/units.ts';
+import { detectLayout } from '../meter/layout.ts';
+import { SOCKETS_V1 } from '../meter/limits.ts';
 import { contains, parseMountInfo } from '../run/mountinfo.ts';
 
 /** What holds the levels that the engine is asked for. */
-export async function limitChecks({ holds, cpus, memoryBytes }: EngineFacts): Promise<readonly DoctorCheck[]> {
+export async function limitChecks({
+  holds,
+  cpus,
+  memoryBytes,
+  ...engine
+}: EngineFacts): Promise<readonly DoctorCheck[]> {
   const swapBytes = await swapOfHost();
   const memory = `${formatBytes(memoryBytes)} of memory, ${formatBytes(totalmem())} seen by the daemon`;
   return [
@@ -15,7 +24,7 @@ export async function limitChecks({ holds, cpus, memoryBytes }: EngineFacts): Pr
       ? kernel('limits.cpu', `${cpus} cores, shared out by CFS bandwidth`)
       : lacks('limits.cpu', 'no CFS bandwidth', 'use a kernel with CONFIG_CFS_BANDWIDTH'),
     holds.memory
-      ? memoryCheck(memory, holds.swap || swapBytes === 0)
+      ? memoryCheck(memory, { swapIsHeld: holds.swap || swapBytes === 0, socketsAreHeld: holdsSockets(engine) })
       : lacks('limits.memory', 'no memory controller', 'boot with cgroup_enable=memory'),
     holds.pids
       ? kernel('limits.pids', 'processes and threads together, pids controller')
@@ -25,13 +34,32 @@ export async function limitChecks({ holds, cpus, memoryBytes }: EngineFacts): Pr
   ];
 }
 
-function memoryCheck(evidence: string, swapIsHeld: boolean): DoctorCheck {
-  if (swapIsHeld) return kernel('limits.memory', evidence);
+function memoryCheck(
+  evidence: string,
+  { swapIsHeld, socketsAreHeld }: { readonly swapIsHeld: boolean; readonly socketsAreHeld: boolean },
+): DoctorCheck {
+  const gaps = [...(swapIsHeld ? [] : ['swap']), ...(socketsAreHeld ? [] : ['buffers of sockets'])];
+  if (gaps.length === 0) return kernel('limits.memory', evidence);
   return {
-    ...kernel('limits.memory', `${evidence}; swap is not counted, so an agent can use it beyond its limit`),
+    ...kernel('limits.memory', `${evidence}; not counted, so an agent has them beside its limit: ${gaps.join(', ')}`),
     state: 'degraded',
-    fix: 'boot with swapaccount=1, use cgroup v2, or turn swap off',
+    fix: swapIsHeld ? 'use cgroup v2' : 'use cgroup v2, boot with swapaccount=1, or turn swap off',
   };
+}
+
+/** v2 counts them as memory; on v1 they have a bound of their own, which systemd's scopes do not get. */
+function holdsSockets({ cgroupVersion, cgroupDriver }: Pick<EngineFacts, 'cgroupVersion' | 'cgroupDriver'>): boolean {
+  if (cgroupVersion === 2) return !readBootLine().includes('cgroup.memory=nosocket');
+  const { mounts } = detectLayout();
+  return cgroupDriver === 'cgroupfs' && existsSync(join(mounts.memory, SOCKETS_V1));
+}
+
+function readBootLine(): string {
+  try {
+    return readFileSync('/proc/cmdline', 'latin1');
+  } catch {
+    return '';
+  }
 }
 
 /** What notices and ends what is used up over a run. */

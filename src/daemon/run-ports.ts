@@ -5,7 +5,7 @@ import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import type { CgroupPaths, Warden, WatchBounds } from '../core/ports/warden.ts';
 import { bootTimeMs } from '../kernel/libc.ts';
-import { cgroupParentOf, makeRunCgroup, removeRunCgroup } from '../meter/cgroup.ts';
+import { cgroupParentOf, holdSockets, makeRunCgroup, removeRunCgroup } from '../meter/cgroup.ts';
 import { leafPathsOf } from '../meter/layout.ts';
 import { readIoLimits } from '../meter/io-limits.ts';
 import { readLimits, type HeldLimit } from '../meter/limits.ts';
@@ -218,6 +218,8 @@ export function cgroupsFor({ cgroupDriver }: EngineFacts): RunCgroups {
   return {
     make: (runId) => makeRunCgroup(runId, cgroupDriver),
     remove: (runId) => removeRunCgroup(runId),
+    holdSockets: ({ parentPaths, containerId, bytesMax }) =>
+      holdSockets(parentPaths, { containerId, bytesMax, driver: cgroupDriver }),
     leafPathsOf: (pid) => leafPathsOf(pid),
     killNow: killCgroup,
   };
@@ -239,12 +241,12 @@ type ReadBackTarget = {
   readonly trust: StagedTrust | null;
 };
 
-async function readBack(target: ReadBackTarget, { engine }: HostParts): Promise<ReadBack> {
+async function readBack(target: ReadBackTarget, { engine, engineFacts }: HostParts): Promise<ReadBack> {
   const { plan, spec, disks, hostNamespaces, trust } = target;
   const mounts = disks.mounts();
   const before = await engine.inspectContainer(target.containerId);
   // The process is looked at last: one that is still there had its cgroup until then.
-  const held = before.pid === null ? null : readKernel(before.pid);
+  const held = before.pid === null ? null : readKernel(before.pid, engineFacts);
   const process = before.pid === null ? null : await readProcessFacts(before.pid);
   const kernel = process === null ? null : held;
   for (const mount of mounts) await recheckMount(mount);
@@ -273,7 +275,7 @@ async function readBack(target: ReadBackTarget, { engine }: HostParts): Promise<
   };
 }
 
-function readKernel(pid: number): KernelLimits | null {
+function readKernel(pid: number, { cgroupDriver }: EngineFacts): KernelLimits | null {
   let held: ReturnType<typeof readLimits>;
   try {
     held = readLimits(leafPathsOf(pid));
@@ -281,11 +283,13 @@ function readKernel(pid: number): KernelLimits | null {
     return null;
   }
   const swap = held.memorySwapBytesMax;
+  const sockets = cgroupDriver === 'systemd' ? 'absent' : held.socketBytesMax;
   return {
     memoryBytesMax: numberOf(held.memoryBytesMax),
     memorySwapBytesMax: swap === 'absent' ? null : numberOf(swap),
     cpuMillis: numberOf(held.cpuMillis),
     pidsMax: numberOf(held.pidsMax),
+    socketBytesMax: sockets === 'absent' ? null : numberOf(sockets),
     io: readIoLimits(pid),
   };
 }

@@ -7,6 +7,7 @@ import { fail, messageOf } from '../core/errors.ts';
 import { RUN_ID_PATTERN } from '../core/ids.ts';
 import type { CgroupPaths } from '../core/ports/warden.ts';
 import { isGone } from './counters.ts';
+import { SOCKETS_V1 } from './limits.ts';
 import { detectLayout } from './layout.ts';
 import type { CgroupLayout } from './layout.ts';
 
@@ -18,6 +19,7 @@ import type { CgroupLayout } from './layout.ts';
 export type CgroupDriver = 'cgroupfs' | 'systemd';
 
 const TOP = 'ringfence';
+const CONTAINER_ID = /^[0-9a-f]{64}$/;
 const SYSTEMCTL_MS_MAX = 10_000;
 const REMOVE_MS_MAX = 5_000;
 const REMOVE_TRY_MS = 10;
@@ -50,6 +52,31 @@ export async function makeRunCgroup(
     throw fail('METER_FAILED', { detail, runId }, { cause });
   }
   return paths;
+}
+
+/**
+ * On v1 what an agent leaves in the buffers of its sockets counts against nothing until a limit is written, and runc has
+ * not written any since 1.0: half a gigabyte beside 64 MiB of memory. It counts for sockets that are made afterwards, so the
+ * container's cgroup is made before the container is started. Where systemd makes it, it is left alone.
+ */
+export function holdSockets(
+  { memory }: CgroupPaths,
+  {
+    containerId,
+    bytesMax,
+    driver,
+  }: { readonly containerId: string; readonly bytesMax: number; readonly driver: CgroupDriver },
+): void {
+  assert(CONTAINER_ID.test(containerId), 'a container id is safe in a path');
+  if (driver === 'systemd' || !existsSync(join(memory, SOCKETS_V1))) return;
+  const leaf = join(memory, containerId);
+  try {
+    mkdirSync(leaf, { recursive: true });
+    writeFileSync(join(leaf, SOCKETS_V1), String(bytesMax));
+  } catch (cause) {
+    const detail = `the buffers of sockets cannot be bounded in ${leaf}: ${messageOf(cause)}`;
+    throw fail('METER_FAILED', { detail }, { cause });
+  }
 }
 
 /** Removes the run's cgroups in every hierarchy of the host. Throws METER_FAILED when processes are still in them. */

@@ -12,6 +12,8 @@ export type HeldLimits = {
   readonly memorySwapBytesMax: HeldLimit;
   readonly cpuMillis: HeldLimit;
   readonly pidsMax: HeldLimit;
+  /** Of buffers of sockets, where the kernel counts them apart from the rest (v1); otherwise they are memory like any. */
+  readonly socketBytesMax: HeldLimit;
 };
 
 /** v1 writes its "no limit" as the largest multiple of a page; nobody has half of that. */
@@ -26,6 +28,7 @@ export function readLimits(leaf: CgroupPaths): HeldLimits {
       memorySwapBytesMax: readLimit(leaf.memory, 'memory.memsw.limit_in_bytes'),
       cpuMillis: cpuMillisV1(leaf.cpu),
       pidsMax: readLimit(leaf.pids, 'pids.max'),
+      socketBytesMax: readLimit(leaf.memory, SOCKETS_V1),
     };
   }
   return {
@@ -33,8 +36,12 @@ export function readLimits(leaf: CgroupPaths): HeldLimits {
     memorySwapBytesMax: sum(v2Memory, readLimit(leaf.memory, 'memory.swap.max')),
     cpuMillis: cpuMillisV2(leaf.cpu),
     pidsMax: readLimit(leaf.pids, 'pids.max'),
+    socketBytesMax: 'absent',
   };
 }
+
+/** Before 2016 only TCP, hence the name; today every protocol whose memory the kernel counts. */
+export const SOCKETS_V1 = 'memory.kmem.tcp.limit_in_bytes';
 
 function cpuMillisV1(directory: string): HeldLimit {
   const quota = readText(directory, 'cpu.cfs_quota_us');

@@ -211,22 +211,40 @@ describe('readLimits', () => {
         'c/cpu.max': '150000 100000\n',
         'c/pids.max': '128\n',
       },
-      { memoryBytesMax: 268_435_456, memorySwapBytesMax: 268_435_456, cpuMillis: 1_500, pidsMax: 128 },
+      {
+        memoryBytesMax: 268_435_456,
+        memorySwapBytesMax: 268_435_456,
+        cpuMillis: 1_500,
+        pidsMax: 128,
+        socketBytesMax: 'absent',
+      },
     ],
     [
       'v2 without limits',
       { 'c/memory.max': 'max\n', 'c/memory.swap.max': 'max\n', 'c/cpu.max': 'max 100000\n', 'c/pids.max': 'max\n' },
-      { memoryBytesMax: 'unlimited', memorySwapBytesMax: 'unlimited', cpuMillis: 'unlimited', pidsMax: 'unlimited' },
+      {
+        memoryBytesMax: 'unlimited',
+        memorySwapBytesMax: 'unlimited',
+        cpuMillis: 'unlimited',
+        pidsMax: 'unlimited',
+        socketBytesMax: 'absent',
+      },
     ],
     [
       'v2 without the swap controller',
       { 'c/memory.max': '4096\n', 'c/cpu.max': '5000 100000\n', 'c/pids.max': '1\n' },
-      { memoryBytesMax: 4_096, memorySwapBytesMax: 'absent', cpuMillis: 50, pidsMax: 1 },
+      { memoryBytesMax: 4_096, memorySwapBytesMax: 'absent', cpuMillis: 50, pidsMax: 1, socketBytesMax: 'absent' },
     ],
     [
       'nothing at all',
       {},
-      { memoryBytesMax: 'absent', memorySwapBytesMax: 'absent', cpuMillis: 'absent', pidsMax: 'absent' },
+      {
+        memoryBytesMax: 'absent',
+        memorySwapBytesMax: 'absent',
+        cpuMillis: 'absent',
+        pidsMax: 'absent',
+        socketBytesMax: 'absent',
+      },
     ],
   ] as const)('reads %s', (_, files, expected) => {
     write(files);
@@ -240,12 +258,14 @@ describe('readLimits', () => {
       'cpu/c/cpu.cfs_quota_us': '-1\n',
       'cpu/c/cpu.cfs_period_us': '100000\n',
       'pids/c/pids.max': '64\n',
+      'memory/c/memory.kmem.tcp.limit_in_bytes': '67108864\n',
     });
     expect(readLimits(v1Paths('c'))).toEqual({
       memoryBytesMax: 67_108_864,
       memorySwapBytesMax: 'unlimited',
       cpuMillis: 'unlimited',
       pidsMax: 64,
+      socketBytesMax: 67_108_864,
     });
   });
 });

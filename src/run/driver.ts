@@ -336,6 +336,7 @@ export class Driver {
     await warden.watch(plans.watch(lease, this.parentPaths, spec));
     const leafPaths = pid === null ? null : leafPathsOrNull(() => cgroups.leafPathsOf(pid));
     if (pid !== null && leafPaths !== null) {
+      cgroups.holdSockets({ parentPaths: this.parentPaths, containerId, bytesMax: spec.limits.memoryBytesMax });
       warden.send({ kind: 'started', runId, pid, leafPaths, startedAtBootMs: startedAtMs });
     }
     this.attached.resolve(null);
@@ -349,13 +350,14 @@ export class Driver {
   }
 
   private async createContainer(): Promise<void> {
-    const { engine, plans } = this.ports;
-    assert(this.lease !== null, 'the address is leased before the container is planned');
+    const { engine, plans, cgroups } = this.ports;
+    assert(this.lease !== null && this.parentPaths !== null, 'address and cgroup are there before the container');
     const plan = plans.container(this.lease);
     this.containerPlan = plan;
     // By name, because the engine may have made the container although its reply was lost.
     this.teardown.addFirst('container', () => engine.removeContainer(plan.name));
     const containerId = await engine.createContainer(plan);
+    cgroups.holdSockets({ parentPaths: this.parentPaths, containerId, bytesMax: plan.memoryBytesMax });
     if (this.attachTo !== null) {
       const attachment = await engine.attach(containerId, this.attachTo);
       this.teardown.addFirst('attachment', async () => {

@@ -45,6 +45,12 @@ export type ReadBack = {
 export type RunCgroups = {
   make(runId: string): Promise<CgroupPaths>;
   remove(runId: string): Promise<void>;
+  /** Before the container is started: bounds what the kernel does not count as its memory. */
+  holdSockets(options: {
+    readonly parentPaths: CgroupPaths;
+    readonly containerId: string;
+    readonly bytesMax: number;
+  }): void;
   leafPathsOf(pid: number): CgroupPaths;
   /** The way to kill that needs neither the warden nor the engine. Returns the pids still there. */
   killNow(paths: CgroupPaths): Promise<readonly number[]>;

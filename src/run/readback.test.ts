@@ -62,6 +62,7 @@ const KERNEL: KernelLimits = {
   memorySwapBytesMax: 64 * MIB,
   cpuMillis: 500,
   pidsMax: 32,
+  socketBytesMax: 64 * MIB,
   io: null,
 };
 
@@ -169,6 +170,7 @@ describe('compareLaunch', () => {
 
   it.each<[string, Partial<KernelLimits>]>([
     ['limits.memory', { memoryBytesMax: 64 * MIB + 4096 }],
+    ['limits.memorySockets', { socketBytesMax: Number.POSITIVE_INFINITY }],
     ['limits.memorySwap', { memorySwapBytesMax: 128 * MIB }],
     ['limits.cpu', { cpuMillis: 1000 }],
     ['limits.pids', { pidsMax: 33 }],

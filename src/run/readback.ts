@@ -29,6 +29,8 @@ export type KernelLimits = {
   readonly memorySwapBytesMax: number | null;
   readonly cpuMillis: number;
   readonly pidsMax: number;
+  /** Null where the kernel counts the buffers of sockets as memory, or nothing bounds them. */
+  readonly socketBytesMax: number | null;
   /** By disk; null where nothing limits disks. */
   readonly io: Readonly<Record<string, { readonly read: number | null; readonly write: number | null }>> | null;
 };
@@ -135,6 +137,9 @@ function compareKernel(plan: ContainerPlan, kernel: KernelLimits): Mismatch[] {
     ...(kernel.memorySwapBytesMax === null
       ? []
       : differs('limits.memorySwap', wholePages(plan.memoryBytesMax), kernel.memorySwapBytesMax)),
+    ...(kernel.socketBytesMax === null
+      ? []
+      : differs('limits.memorySockets', wholePages(plan.memoryBytesMax), kernel.socketBytesMax)),
     ...differs('limits.cpu', plan.cpuMillis, kernel.cpuMillis),
     ...differs('limits.pids', plan.pidsMax, kernel.pidsMax),
     ...compareIo(plan, kernel),

@@ -19,7 +19,7 @@ import type { Owner } from './early.ts';
 import { createLineReader } from './lines.ts';
 import { createOutbox } from './outbox.ts';
 import { WatchedRun } from './run.ts';
-import type { RunWorld } from './run.ts';
+import type { RunWorld } from './run-world.ts';
 
 /**
  * The warden's loop: one thread, one poll(2), no promise and no timer. It wakes for a request, a refused packet, a

@@ -17,7 +17,8 @@ export function parseNote(text: string): RunNote | null {
   if (!isCount(denialsTotal) || !isCount(oomKillsPassed)) return null;
   if (!Array.isArray(denials) || !denials.every(({ atMs, count }) => isCount(atMs) && isCount(count))) return null;
   if (!Array.isArray(warned) || !warned.every((step) => typeof step === 'string')) return null;
-  if (!Array.isArray(raised) || !raised.every(({ budget, limit }) => BUDGETS.includes(budget) && isCount(limit))) return null;
+  if (!Array.isArray(raised) || !raised.every(({ budget, limit }) => BUDGETS.includes(budget) && isCount(limit)))
+    return null;
   return { denials, warned, raised, denialsTotal, oomKillsPassed };
 }
 

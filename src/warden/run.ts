@@ -1,13 +1,12 @@
 import { fail, messageOf } from '../core/errors.ts';
 import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
 import type { CgroupPaths, GpuTold, NameResolved, ProcessFacts } from '../core/ports/warden.ts';
-import type { WardenReport, WatchBounds, WatchPlan } from '../core/ports/warden.ts';
+import type { WatchBounds, WatchPlan } from '../core/ports/warden.ts';
 import type { NflogPacket } from '../kernel/nflog.ts';
 import { onlyLeafOf } from '../meter/layout.ts';
 import { openMeter } from '../meter/meter.ts';
 import type { Meter, MeterEvent } from '../meter/meter.ts';
 import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
-import type { Traffic } from '../meter/traffic.ts';
 import { IDLE_MS } from '../policy/quotas.ts';
 import { foreignNetworkBreach, lostMeterBreach } from './breaches.ts';
 import { openFirstProcess } from './first-process.ts';
@@ -21,6 +20,7 @@ import type { Ladder } from './ladder.ts';
 import type { RunNote } from './note.ts';
 import { createRefusals } from './refusals.ts';
 import type { Refusals } from './refusals.ts';
+import type { RunWorld } from './run-world.ts';
 import { sharedMoment } from './shared-moment.ts';
 
 /**
@@ -35,21 +35,6 @@ import { sharedMoment } from './shared-moment.ts';
  * resumes ends at its wall time. `over` is reported once, with the last counters. Nothing may run in the cgroup afterwards: whatever appears (a
  * container that was being started while the kill came) is killed without a further report.
  */
-export type RunWorld = {
-  /** Milliseconds since boot. */
-  now(): number;
-  report(report: WardenReport): void;
-  /** Takes the run's way out of the network away. Never throws. */
-  silence(plan: WatchPlan): void;
-  traffic: Traffic['of'];
-  /** The descriptors that a run wants to be woken by are others than before. */
-  descriptorsChanged(): void;
-  /** When the daemon was lost, or null while it is there. */
-  daemonLostAtMs(): number | null;
-  readonly cpusOnline: number;
-  readonly egressHeldByKernel: boolean;
-};
-
 type Phase = 'waiting' | 'alive' | 'stopping' | 'dying' | 'undead' | 'over';
 
 /** A killed run whose cgroup is not empty after this is cut off, frozen and reported, not killed again. */
@@ -126,7 +111,6 @@ export class WatchedRun {
     return this.first?.fd ?? null;
   }
 
-  /** What the warden of the next daemon must know of it. */
   get note(): RunNote {
     return { ...this.judge.note(), denialsTotal: this.refusals.total };
   }

@@ -238,6 +238,7 @@ export class SimulatedDaemon {
       cgroups: {
         make: (id) => overWire(wire, faults.callFails, () => cgroups.make(id)),
         remove: (id) => overWire(wire, 0, () => cgroups.remove(id)),
+        holdSockets: (options) => cgroups.holdSockets(options),
         leafPathsOf: (pid) => cgroups.leafPathsOf(pid),
         killNow: (paths) => overWire(wire, 0, () => cgroups.killNow(paths)),
       },

@@ -207,6 +207,7 @@ export class Host {
       if (this.isAlive(runId)) throw fail('INTERNAL', { detail: `the cgroup of ${runId} is busy` });
       this.run(runId).cgroup = false;
     },
+    holdSockets: () => undefined,
     leafPathsOf: (pid) => {
       const run = [...this.runs.values()].find((each) => each.pid === pid);
       if (run === undefined) throw fail('METER_FAILED', { detail: `process ${pid} is gone` });

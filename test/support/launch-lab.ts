@@ -6,7 +6,7 @@ import type { ContainerFacts, EngineFacts, ImageFacts } from '../../src/core/por
 import { readNamespaces, readProcessFacts } from '../../src/daemon/proc-facts.ts';
 import { createDockerEngine } from '../../src/engine/docker.ts';
 import type { DockerEngine } from '../../src/engine/docker.ts';
-import { makeRunCgroup, removeRunCgroup } from '../../src/meter/cgroup.ts';
+import { holdSockets, makeRunCgroup, removeRunCgroup } from '../../src/meter/cgroup.ts';
 import { leafPathsOf } from '../../src/meter/layout.ts';
 import { readIoLimits } from '../../src/meter/io-limits.ts';
 import { readLimits } from '../../src/meter/limits.ts';
@@ -80,9 +80,11 @@ export function useLaunchLab(): LaunchLab {
     const runId = nextRunId();
     const plans = plansOf({ index: made.length + 1, runId, image, engine: facts, ...options, spec });
     made.push({ plans, runId });
-    await makeRunCgroup(runId, facts.cgroupDriver);
+    const parentPaths = await makeRunCgroup(runId, facts.cgroupDriver);
     await engine.createNetwork(plans.network);
     const id = await engine.createContainer(plans.container);
+    const bytesMax = plans.container.memoryBytesMax;
+    holdSockets(parentPaths, { containerId: id, bytesMax, driver: facts.cgroupDriver });
     const attached = await engine.attach(id, { tty: false, stdin: false });
     const output = Promise.all([textOf(attached.stdout), textOf(attached.stderr)]).then((texts) => texts.join(''));
     await engine.startContainer(id);
@@ -108,6 +110,7 @@ export function useLaunchLab(): LaunchLab {
       memorySwapBytesMax: swap,
       cpuMillis: Number(held.cpuMillis),
       pidsMax: Number(held.pidsMax),
+      socketBytesMax: held.socketBytesMax === 'absent' ? null : Number(held.socketBytesMax),
       io: readIoLimits(container.pid ?? 0),
     };
     const hostNamespaces = await readNamespaces('self');
