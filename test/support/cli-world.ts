@@ -254,8 +254,8 @@ function addRuns(service: FakeService): void {
     fakeRun({
       runId: 'rreader000001',
       profile: 'paper-reader',
-      admittedAt: ago(90_500),
-      startedAt: ago(90_000),
+      admittedAt: ago(62_500),
+      startedAt: ago(62_000),
       usage: { ...USAGE, wallMs: 90_000, cpuMs: 3_120 },
       labels: { ticket: 'OPS-12\u001b[31m' },
       denialsByDestination: [{ destination: '203.0.113.9:22/tcp', count: 2 }],
@@ -285,8 +285,8 @@ function addRuns(service: FakeService): void {
     fakeRun({
       runId: 'rpaused000001',
       profile: 'downloader',
-      admittedAt: ago(80_500),
-      startedAt: ago(80_000),
+      admittedAt: ago(62_500),
+      startedAt: ago(62_000),
       held: { ...BREACH, reason: 'budget.egress', rule: 'budget.egress', unit: 'bytes', action: 'pause' },
       destinations: [{ address: '192.0.2.40', port: 443, protocol: 'tcp', egressBytes: 3 * MIB, packets: 4_000 }],
     }),
