@@ -68,7 +68,7 @@ launch() {
 api() { curl -sf --max-time 300 --unix-socket /run/ringfence/ringfenced.sock "http://ringfence/v1/$1" "${@:2}"; }
 
 # reason RUN: why it ended.
-reason() { api "runs/$1/wait" -X POST -H 'content-type: application/json' -d '{}' | grep -o '"reason":"[a-z.]*"' | head -n 1 | cut -d'"' -f4; }
+reason() { api "runs/$1/wait" -X POST | grep -o '"reason":"[a-z.]*"' | head -n 1 | cut -d'"' -f4; }
 
 alive() { api "runs/$1" | grep -q '"phase":"running"'; }
 main_pid() { systemctl show -P MainPID ringfenced.service; }
