@@ -25,7 +25,7 @@ const ANSWER_CHARS_MAX = 4_096;
 const PROPERTIES = [
   'CapabilityBoundingSet=CAP_SYS_ADMIN CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH',
   'NoNewPrivileges=yes',
-  'RestrictAddressFamilies=none',
+  'RestrictAddressFamilies=AF_UNIX',
   'UMask=0077',
   `RuntimeMaxSec=${ACT_SECONDS_MAX}`,
 ];
