@@ -1,4 +1,4 @@
-import { kindOf, parseLine } from './line.ts';
+import { parseLine } from './line.ts';
 import { openNote, parseCheckpoint, parseNoteKey, type NoteKey } from './note.ts';
 import { endorsementText } from './seal.ts';
 import type { Head } from './verify.ts';
@@ -36,7 +36,7 @@ export class KeyRing {
 
   /** What is wrong with a record about keys or checkpoints, or null; `before` is the record that it follows. */
   look(line: WalkedLine, before: Head): string | null {
-    const kind = kindOf(line.bytes);
+    const { kind } = line;
     if (kind === 'ledger.key') return this.#key(line);
     return kind === 'ledger.checkpoint' ? this.#checkpoint(line, before) : null;
   }

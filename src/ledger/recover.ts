@@ -4,7 +4,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { RecordDraft } from '../core/ports/record.ts';
-import { GENESIS, kindOf, parseLine } from './line.ts';
+import { GENESIS, parseLine } from './line.ts';
 import type { Segment } from './segments.ts';
 import { openForReading, segmentOf, syncDirectory } from './segments.ts';
 import type { Head } from './verify.ts';
@@ -78,9 +78,8 @@ export async function surveyLedger(directory: string): Promise<Survey> {
         else if (tail.kind === 'sound') tail = { kind: 'damaged', bad: line.fault.bad };
       }
       pruned = prunedOf(line) ?? pruned;
-      const kind = line.fault === null ? kindOf(line.bytes) : null;
-      if (kind === 'ledger.key') lastKey = keyTextOf(line) ?? lastKey;
-      if (kind === 'ledger.checkpoint') lastCheckpointSeq = line.seq;
+      if (line.kind === 'ledger.key') lastKey = keyTextOf(line) ?? lastKey;
+      if (line.kind === 'ledger.checkpoint') lastCheckpointSeq = line.seq;
       head = { seq: line.seq, hash: line.hash };
       sizeBytes = line.offset + line.length + (line.whole ? 1 : 0);
       if (line.seq % INDEX_EVERY_RECORDS === 1 && line.fault === null) {

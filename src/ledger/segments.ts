@@ -53,7 +53,7 @@ export type RawLine = {
   readonly whole: boolean;
 };
 
-const CHUNK_BYTES = 256 * 1024;
+const CHUNK_BYTES = 1024 * 1024;
 const NEWLINE = 0x0a;
 
 /** The lines between two offsets, a chunk's worth at a time; holds one chunk and one line, however long the lines are. */

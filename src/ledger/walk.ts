@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { LINE_BYTES_MAX } from './bound.ts';
-import { checkLine, GENESIS, hashLine, kindOf, parseLine, placeOf } from './line.ts';
-import type { Fault, Place } from './line.ts';
+import { checkLine, GENESIS, hashLine, parseLine, placeOf } from './line.ts';
+import type { Checked, Fault, Place } from './line.ts';
 import { listSegments, openForReading, readLines } from './segments.ts';
 import type { RawLine, Segment } from './segments.ts';
 
@@ -17,6 +17,8 @@ export type WalkedLine = {
   readonly whole: boolean;
   readonly seq: number;
   readonly hash: string;
+  /** Null for a line with a fault, and for a kind that no version ever wrote. */
+  readonly kind: string | null;
   /** `bad` names the record before this one when that is the likelier of the two to have been changed. */
   readonly fault: (Fault & { readonly bad: BadPlace }) | null;
 };
@@ -97,7 +99,7 @@ export function lateStart(start: LedgerStart, pruned: Pruned | null): BadPlace |
 export type Pruned = { readonly toSeq: number; readonly hash: string; readonly throughFile: number };
 
 export function prunedOf(line: WalkedLine): Pruned | null {
-  if (line.fault !== null || kindOf(line.bytes) !== 'ledger.pruned') return null;
+  if (line.kind !== 'ledger.pruned') return null;
   const record = parseLine(line.bytes);
   const [toSeq, hash, throughFile] = [record?.['toSeq'], record?.['hash'], record?.['throughFile']];
   const whole = typeof toSeq === 'number' && typeof hash === 'string' && typeof throughFile === 'number';
@@ -113,19 +115,25 @@ type Context = {
 
 function walkLine(raw: RawLine, context: Context): WalkedLine {
   const { segment, line, expected, last } = context;
-  const hash = hashLine(raw.bytes);
-  const fault = raw.whole ? checkLine(raw.bytes, expected) : TORN;
-  const here = { segment, line, offset: raw.offset, length: raw.length, bytes: raw.bytes, whole: raw.whole, hash };
-  if (fault === null) return { ...here, seq: expected.seq, fault };
-  const said = fault.kind === 'unreadable' ? null : placeOf(raw.bytes);
+  const { bytes, offset, length, whole } = raw;
+  const hash = hashLine(bytes);
+  const { kind, fault } = whole ? checkLine(bytes, expected) : TORN;
+  if (fault === null) {
+    return { segment, line, offset, length, bytes, whole, seq: expected.seq, hash, kind, fault };
+  }
+  const said = fault.kind === 'unreadable' ? null : placeOf(bytes);
   const seq = said === null || said.seq > SEQ_MAX ? expected.seq : said.seq;
-  return { ...here, seq, fault: { ...fault, bad: badPlace(fault, { file: segment.file, line, seq, last }) } };
+  const bad = badPlace(fault, { file: segment.file, line, seq, last });
+  return { segment, line, offset, length, bytes, whole, seq, hash, kind, fault: { ...fault, bad } };
 }
 
 /** No honest ledger gets there; a forged number beyond it must not become where counting goes on. */
 const SEQ_MAX = 2 ** 50;
 
-const TORN: Fault = { kind: 'unreadable', why: 'the last line is torn: it was not written completely' };
+const TORN: Checked = {
+  kind: null,
+  fault: { kind: 'unreadable', why: 'the last line is torn: it was not written completely' },
+};
 
 type Where = { readonly file: string; readonly line: number; readonly seq: number; readonly last: WalkedLine | null };
 
