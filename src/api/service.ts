@@ -3,6 +3,7 @@ import type { OutboxListing, RetrySelection, SinkTestResult } from '../core/port
 import type { OutputChunk } from '../core/ports/engine.ts';
 import type { FenceDestination } from '../core/ports/fence.ts';
 import type { LedgerRecord } from '../core/ports/record.ts';
+import type { ArgvSource } from '../core/ports/warden.ts';
 import type { Bound, Breach, Outcome, Rung, Usage } from '../core/outcome.ts';
 import type { SpecChange } from '../profile/spec.ts';
 
@@ -203,6 +204,8 @@ export type Incident = {
     readonly profile: string;
     readonly runId: string;
     readonly profileDigest: string;
+    /** What the run was launched with, without what looks like a secret. */
+    readonly command: readonly string[];
     readonly imageDigest: string | null;
     readonly owner: string;
     readonly labels: Readonly<Record<string, string>>;
@@ -297,6 +300,8 @@ export type ProcessEvidence = {
   readonly pid: number;
   readonly executable: string;
   readonly argv: readonly string[];
+  /** Where `argv` is from; null where nobody looked. */
+  readonly argvSource: ArgvSource | null;
   readonly parents: readonly string[];
   readonly cpuMs: number;
 };

@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { createApiServer, type ApiServer } from '../api/server.ts';
 import type { AlertOutbox } from '../core/ports/alert.ts';
 import type { Log } from '../core/ports/log.ts';
+import type { WardenReport } from '../core/ports/warden.ts';
 import { createDockerEngine, type DockerEngine } from '../engine/docker.ts';
 import { createResolver } from '../gate/upstream.ts';
 import { peerCredentials } from '../kernel/libc.ts';
@@ -13,6 +14,7 @@ import { openLedger, type OpenedLedger } from '../ledger/ledger.ts';
 import { keyName } from '../ledger/note.ts';
 import { replayLedger, type Replay } from '../ledger/replay.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
+import { CommandLines } from '../meter/command-lines.ts';
 import { takeAfterlife } from '../warden/afterlife.ts';
 import { DeadMan } from '../warden/dead-man.ts';
 import { VERSION } from '../core/version.ts';
@@ -165,6 +167,9 @@ async function assemble(
   closers.push(() => volumes.close());
   const disks = new DiskDesk();
   closers.push(async () => disks.close());
+  const commandLines = new CommandLines({ log, nowIso });
+  closers.push(async () => commandLines.close());
+  const looked = commandLines.over(disks.over(warden));
   const secretStore = await SecretStore.open(join(dirname(socketPath), 'secrets'));
   const trustStore = await TrustStore.open(join(dirname(socketPath), 'trust'));
   const trust = new TrustDesk({ gate, store: trustStore, log });
@@ -202,7 +207,7 @@ async function assemble(
     engine,
     engineFacts,
     fence,
-    warden: disks.over(warden),
+    warden: looked,
     ledger,
     incidents,
     notices,
@@ -229,7 +234,7 @@ async function assemble(
     },
     engine,
     fence,
-    warden: disks.over(warden),
+    warden: looked,
     ledger,
     incidents,
     approvals,
@@ -241,7 +246,8 @@ async function assemble(
     portsFor: (run) => portsFor(run, parts),
     nowIso,
   });
-  hooks.onReport = (report) => supervisor.receive(disks.fillReport(report));
+  const filled = (report: WardenReport): WardenReport => commandLines.fillReport(disks.fillReport(report));
+  hooks.onReport = (report) => supervisor.receive(filled(report));
   hooks.onLost = (detail) => supervisor.onWardenLost(detail);
   hooks.onAsked = (address, request) => {
     const runId = runAt(table, address);
@@ -309,7 +315,7 @@ async function assemble(
   });
   hooks.onReport = (report) => {
     if (report.kind === 'late') metrics.noteLate(report.lateMs);
-    supervisor.receive(disks.fillReport(report));
+    supervisor.receive(filled(report));
   };
   if (config.metrics !== undefined) {
     closers.push(await openMetricsPort({ port: config.metrics.port, render: () => metrics.render() }));

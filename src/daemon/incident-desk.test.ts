@@ -7,7 +7,15 @@ import { IncidentDesk, type RunOrigin } from './incident-desk.ts';
 
 const SILENT = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 const CALLER = { uid: 1_000, gid: 1_000, pid: 7 };
-const origin: RunOrigin = { caller: CALLER, labels: {}, traceparent: null, fromSeq: 5, allowed: [], logLines: [] };
+const origin: RunOrigin = {
+  caller: CALLER,
+  labels: {},
+  command: ['true'],
+  traceparent: null,
+  fromSeq: 5,
+  allowed: [],
+  logLines: [],
+};
 const settled = new Set<string>();
 
 function deskOf(past: ConstructorParameters<typeof IncidentDesk>[0]['past'] = []) {

@@ -38,6 +38,7 @@ export type IncidentDeskOptions = {
 export type RunOrigin = {
   readonly caller: Caller;
   readonly labels: Readonly<Record<string, string>>;
+  readonly command: readonly string[];
   readonly traceparent: string | null;
   /** The place in the ledger where the run begins. */
   readonly fromSeq: number;
@@ -93,6 +94,7 @@ export class IncidentDesk {
       version: this.options.version,
       state,
       labels: origin.labels,
+      command: origin.command,
       launchedBy: origin.caller,
       traceparent: origin.traceparent,
       process: busiest[0] ?? null,

@@ -153,7 +153,8 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
       const sign = parts.gpus.signOf(runId);
       const told = await lastWords(state, parts.evidence);
       const traceparent = request.traceparent ?? null;
-      incidents.open(state, incidentId, { caller, labels: run.labels, traceparent, fromSeq, sign, ...told });
+      const command = parts.evidence.secrets.hide(runId, state.spec.command);
+      incidents.open(state, incidentId, { caller, labels: run.labels, command, traceparent, fromSeq, sign, ...told });
     },
     settleTraffic: async () => void (await parts.evidence.traffic.look(runId)),
     notifyHeld: (state, breach) => notices.held(state, breach),

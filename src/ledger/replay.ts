@@ -268,7 +268,7 @@ function completed(incident: Incident): Incident {
   const { subject, what, evidence, times, context, trust } = incident;
   return {
     ...incident,
-    subject: { ...subject, traceparent: subject.traceparent ?? null },
+    subject: { ...subject, command: subject.command ?? [], traceparent: subject.traceparent ?? null },
     what: { ...what, tags: what.tags ?? [] },
     evidence: {
       ...evidence,

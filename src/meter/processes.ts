@@ -18,9 +18,7 @@ import { thawTree } from './freezer.ts';
 /** More processes than this are counted, never listed. */
 export const PIDS_LISTED_MAX = 4_096;
 const DEPTH_MAX = 4;
-const ARGV_BYTES_MAX = 4_096;
-const ARGV_COUNT_MAX = 32;
-const ARGUMENT_CHARS_MAX = 256;
+const EXECUTABLE_CHARS_MAX = 256;
 const NAME_CHARS_MAX = 128;
 /** Described even when the time is up: a machine so busy that it took it away is the one to be explained later. */
 const PROCESSES_MIN = 4;
@@ -34,11 +32,6 @@ export type ProcessOptions = {
   readonly processesMax: number;
   /** Looking stops here: the kill must not wait for a thousand processes to be described. */
   readonly msMax: number;
-  /**
-   * Reading a command line takes a lock of the process's memory, which the process can keep busy. Never on the kill
-   * path; elsewhere it is evidence worth a wait.
-   */
-  readonly argv: boolean;
 };
 
 /** Every process of the run, in its parent cgroup and all below. v1 asks the pids hierarchy, v2 the only one. */
@@ -50,7 +43,10 @@ export function pidsOf(paths: CgroupPaths): number[] {
   return [...pids];
 }
 
-/** The busiest processes of a run, most CPU time first. What vanishes meanwhile is left out. */
+/**
+ * The busiest processes of a run, most CPU time first. What vanishes meanwhile is left out. Reads nothing for which the
+ * kernel takes a lock of a process's memory, so no command line: this is on the kill path.
+ */
 export function processesOf(paths: CgroupPaths, options: ProcessOptions): ProcessFacts[] {
   const deadline = performance.now() + options.msMax;
   const stats: ProcessStat[] = [];
@@ -66,8 +62,10 @@ export function processesOf(paths: CgroupPaths, options: ProcessOptions): Proces
     if (facts.length >= PROCESSES_MIN && performance.now() > deadline) break;
     facts.push({
       pid: stat.pid,
+      startTicks: stat.startTicks,
       executable: executableOf(stat),
-      argv: options.argv ? argvOf(stat.pid) : [],
+      argv: [],
+      argvSource: null,
       parents: parentsOf(stat, known),
       cpuMs: stat.cpuMs,
     });
@@ -157,6 +155,7 @@ type ProcessStat = {
   readonly pid: number;
   readonly name: string;
   readonly parentPid: number;
+  readonly startTicks: number;
   readonly cpuMs: number;
 };
 
@@ -171,22 +170,21 @@ function readStat(pid: number): ProcessStat | null {
   const name = bytes.subarray(open + 1, close).toString('utf8');
   const fields = text.slice(close + 2).split(' ');
   const ticks = Number(fields[11] ?? 0) + Number(fields[12] ?? 0);
-  return { pid, name: printable(name, NAME_CHARS_MAX), parentPid: Number(fields[1] ?? 0), cpuMs: ticks * MS_PER_TICK };
+  return {
+    pid,
+    name: printable(name, NAME_CHARS_MAX),
+    parentPid: Number(fields[1] ?? 0),
+    startTicks: Number(fields[19] ?? 0),
+    cpuMs: ticks * MS_PER_TICK,
+  };
 }
 
 function executableOf(stat: ProcessStat): string {
   try {
-    return printable(readlinkSync(`/proc/${stat.pid}/exe`), ARGUMENT_CHARS_MAX);
+    return printable(readlinkSync(`/proc/${stat.pid}/exe`), EXECUTABLE_CHARS_MAX);
   } catch {
     return stat.name;
   }
-}
-
-function argvOf(pid: number): string[] {
-  const bytes = readBounded(`/proc/${pid}/cmdline`, ARGV_BYTES_MAX);
-  if (bytes === null || bytes.length === 0) return [];
-  const text = bytes.toString('utf8').replace(/\0$/, '');
-  return text.split('\0', ARGV_COUNT_MAX).map((argument) => printable(argument, ARGUMENT_CHARS_MAX));
 }
 
 /** Only within the run: what is above its first process is the engine's. */

@@ -47,7 +47,11 @@ function cutTo(incident: Incident, lengths: Lengths): Incident {
   });
   return {
     ...incident,
-    subject: { ...subject, labels: boundedLabels(subject.labels, lengths.labels) },
+    subject: {
+      ...subject,
+      command: subject.command.slice(0, lengths.words),
+      labels: boundedLabels(subject.labels, lengths.labels),
+    },
     evidence: {
       ...evidence,
       alsoBreached: evidence.alsoBreached.slice(0, lengths.breaches),
@@ -97,12 +101,18 @@ export function boundedLine(line: string): string {
   return shown(redactText(line), LINE_CHARS_MAX);
 }
 
+/** A command line: bounded, printable, and without what looks like a secret. */
+export function boundedArgv(argv: readonly string[]): readonly string[] {
+  return redactArgv(argv).map((argument) => shown(argument));
+}
+
 /** What an agent runs: bounded, printable, and without what looks like a secret. */
 export function boundedProcess(process: ProcessEvidence): ProcessEvidence {
   return {
     pid: process.pid,
     executable: shown(process.executable),
-    argv: redactArgv(process.argv).map((argument) => shown(argument)),
+    argv: boundedArgv(process.argv),
+    argvSource: process.argvSource,
     parents: process.parents.map((parent) => shown(redactText(parent), 100)),
     cpuMs: process.cpuMs,
   };

@@ -32,6 +32,7 @@ describe('buildIncident', () => {
         profile: 'rome',
         runId: 'r0123456789ab',
         profileDigest: spec.profileDigest,
+        command: ['python3', '/agent/main.py', '--api-key=***'],
         imageDigest: `sha256:${'2'.repeat(64)}`,
         owner: 'research@example.com',
         labels: { team: 'red' },
@@ -55,6 +56,7 @@ describe('buildIncident', () => {
           pid: 42,
           executable: '/usr/bin/ssh',
           argv: ['ssh', '-N', '-R', '2222:127.0.0.1:22', 'x@203.0.113.10'],
+          argvSource: { kind: 'read', at: '2026-10-05T08:00:05.000Z' },
           parents: ['python3', 'init'],
           cpuMs: 12,
         },
@@ -128,6 +130,7 @@ describe('buildIncident', () => {
           pid: 1,
           executable: text,
           argv: Array.from({ length: 500 }, () => text),
+          argvSource: null,
           parents: [text],
           cpuMs: 0,
         };
@@ -140,7 +143,14 @@ describe('buildIncident', () => {
       }),
       { numRuns: 50 },
     );
-    const process = { pid: 1, executable: 'x', argv: ['x', '--token', 'hunter2'], parents: ['x -phunter2'], cpuMs: 0 };
+    const process = {
+      pid: 1,
+      executable: 'x',
+      argv: ['x', '--token', 'hunter2'],
+      argvSource: null,
+      parents: ['x -phunter2'],
+      cpuMs: 0,
+    };
     expect(JSON.stringify(incidentOf(sshBreach, { process, topProcesses: [process] }))).not.toMatch(
       /--token.{1,4}hunter2/,
     );
@@ -274,6 +284,7 @@ describe('renderIncident', () => {
       `trace     ${TRACE}`,
       `profile   ${spec.profileDigest}`,
       `image     sha256:${'2'.repeat(64)}`,
+      'command   python3 /agent/main.py --api-key=***',
       'labels    team=red',
       'rule      budget.denials',
       'why       egress decided: 203.0.113.10:22/tcp is not in egress.allow. It was not let through; port 22 is the',

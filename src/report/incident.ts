@@ -6,7 +6,15 @@ import { formatDuration } from '../core/units.ts';
 import { momentOf, signalOf } from '../run/classify.ts';
 import type { RunEnd, RunState } from '../run/state.ts';
 import { cureFor } from './cure.ts';
-import { boundedAllowed, boundedBreach, boundedDenial, boundedLine, boundedProcess, fitIncident } from './fit.ts';
+import {
+  boundedAllowed,
+  boundedArgv,
+  boundedBreach,
+  boundedDenial,
+  boundedLine,
+  boundedProcess,
+  fitIncident,
+} from './fit.ts';
 import { destinationOf, formatAmount, usualPort } from './measure.ts';
 import { tagsOf } from './tags.ts';
 
@@ -16,6 +24,8 @@ export type IncidentFacts = {
   readonly version: string;
   readonly state: RunState;
   readonly labels: Readonly<Record<string, string>>;
+  /** What the run was launched with. */
+  readonly command: readonly string[];
   readonly launchedBy: Caller;
   readonly traceparent: string | null;
   /** The process that did it and the busiest ones of the run, where they could be seen before they were dead. */
@@ -57,6 +67,7 @@ function wholeIncident(facts: IncidentFacts): Incident {
       profile: spec.name,
       runId: state.runId,
       profileDigest: spec.profileDigest,
+      command: boundedArgv(facts.command),
       imageDigest: state.imageDigest,
       owner: printable(spec.owner),
       labels: facts.labels,

@@ -35,6 +35,7 @@ export function renderIncident(incident: Incident, options: TextOptions = PLAIN)
     ...rowOf('trace', subject.traceparent === null ? [] : [subject.traceparent]),
     ['profile', subject.profileDigest],
     ['image', subject.imageDigest ?? 'not known'],
+    ...rowOf('command', subject.command.length === 0 ? [] : [printable(subject.command.join(' '), 200)]),
     ...labelRow(subject.labels),
     ['rule', what.rule === what.reason ? what.rule : `${what.rule} (${what.reason})`],
     ['why', what.explanation],
@@ -86,8 +87,9 @@ function breachLine(breach: Breach): string {
 function processLines(process: ProcessEvidence): readonly string[] {
   const argv = process.argv.length === 0 ? '' : `: ${printable(process.argv.join(' '), 200)}`;
   const own = `${process.pid} ${printable(process.executable, 100)}${argv} (${formatDuration(process.cpuMs)} of CPU)`;
-  if (process.parents.length === 0) return [own];
-  return [own, `started by ${process.parents.map((parent) => printable(parent, 100)).join(' ← ')}`];
+  const unread = process.argvSource?.kind === 'unread' ? [`command line not read: ${process.argvSource.why}`] : [];
+  if (process.parents.length === 0) return [own, ...unread];
+  return [own, ...unread, `started by ${process.parents.map((parent) => printable(parent, 100)).join(' ← ')}`];
 }
 
 /** Equal attempts count as one line, latest first. */

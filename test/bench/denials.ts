@@ -4,9 +4,12 @@
  *
  *   scripts/lab exec -- node test/bench/denials.ts [seconds]
  *
- * The agent paces itself and says how often it was refused; the latencies are those of a client at the socket.
+ * The agent paces itself and says how often it was refused; the latencies are those of a client at the socket. Beside
+ * the daemon a server that does nothing is asked the same way: what its answers take is the machine's, not ours.
  */
+import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { request } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectClient } from '../../src/api/client.ts';
 import { describeMachine, ledgerLines, quantile, writeProfile } from '../support/bench.ts';
@@ -54,8 +57,13 @@ while True:
     time.sleep(0.002)
 `;
 
+const IDLE_SERVER = "require('http').createServer((_, answer) => answer.end('{}')).listen(process.argv[1])";
+
 await using daemon = await startDaemon();
+const idleSocket = `${daemon.socket}.idle`;
+const idleServer = spawn(process.execPath, ['-e', IDLE_SERVER, idleSocket], { stdio: 'inherit' });
 const client = connectClient({ socketPath: daemon.socket });
+const MACHINE = 'machine';
 const ASKED: Readonly<Record<string, (runId: string) => Promise<unknown>>> = {
   health: () => client.health(),
   ps: () => client.list({ all: false }),
@@ -64,14 +72,22 @@ const ASKED: Readonly<Record<string, (runId: string) => Promise<unknown>>> = {
     const seen = client.events({ follow: false, sinceMs: Date.now() - 1_000, run: runId }, AbortSignal.timeout(5_000));
     for await (const _ of seen) break;
   },
+  [MACHINE]: askIdle,
 };
 
 print(await describeMachine());
 let worst = 0;
-await measure('idle', ['sleep', '120']);
-await measure('packets', ['python3', '-c', PACKETS]);
-await measure('names', ['python3', '-c', NAMES]);
-if (worst > P99_MS_MAX) throw new Error(`p99 of ${worst.toFixed(0)} ms is above ${P99_MS_MAX}`);
+let worstOfMachine = 0;
+try {
+  await until('the idle server answers', () => askIdle().then(() => true, () => false), { deadlineMs: READY_MS_MAX });
+  await measure('idle', ['sleep', '120']);
+  await measure('packets', ['python3', '-c', PACKETS]);
+  await measure('names', ['python3', '-c', NAMES]);
+} finally {
+  idleServer.kill('SIGKILL');
+}
+if (worstOfMachine > P99_MS_MAX) print(`a server that does nothing has a p99 of ${worstOfMachine.toFixed(0)} ms here`);
+else if (worst > P99_MS_MAX) throw new Error(`p99 of ${worst.toFixed(0)} ms is above ${P99_MS_MAX}`);
 
 async function measure(name: string, command: readonly string[]): Promise<void> {
   const profile = writeProfile(daemon, {
@@ -98,12 +114,22 @@ async function measure(name: string, command: readonly string[]): Promise<void> 
   print(`  the daemon used ${(share * 100).toFixed(0)} % of one core`);
   for (const [what, values] of latencies) {
     const [p50, p99, max] = [quantile(values, 0.5), quantile(values, 0.99), Math.max(...values)];
-    worst = Math.max(worst, p99);
+    if (what === MACHINE) worstOfMachine = Math.max(worstOfMachine, p99);
+    else worst = Math.max(worst, p99);
     const shown = [p50, p99, max].map((ms) => ms.toFixed(1).padStart(6));
     print(
       `  ${what.padEnd(8)} p50 ${shown[0] ?? ''}   p99 ${shown[1] ?? ''}   max ${shown[2] ?? ''}   (n=${values.length})`,
     );
   }
+}
+
+function askIdle(): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const asked = request({ socketPath: idleSocket, path: '/' }, (answer) => {
+      answer.resume().once('end', resolve);
+    });
+    asked.once('error', reject).end();
+  });
 }
 
 /** User and system time; both in ticks of 10 ms. */

@@ -64,7 +64,10 @@ test('it tells the trace, the curve, what was let through, and the last lines', 
   const { subject, evidence, trust, times, context } = incident;
   expect(subject.traceparent).toBe(TRACE);
   expect(evidence.logLines).toEqual(['line 17', 'line 18', 'line 19', 'password=***', 'asked to stop']);
-  const { lastAllowed, curve } = evidence;
+  const { process: culprit, lastAllowed, curve } = evidence;
+  expect(subject.command.slice(0, 2)).toEqual(['python3', '-uc']);
+  expect(culprit).toMatchObject({ executable: expect.stringContaining('python3'), argvSource: { kind: 'read' } });
+  expect(culprit?.argv.slice(0, 2)).toEqual(['python3', '-uc']);
   expect(lastAllowed).toMatchObject([{ destination: SITE, port: 9999, protocol: 'tcp' }]);
   expect(lastAllowed[0]?.egressBytes).toBeGreaterThan(20_000);
   expect(curve.length).toBeGreaterThanOrEqual(2);

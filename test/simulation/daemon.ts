@@ -305,6 +305,7 @@ export class SimulatedDaemon {
         incidents.open(state, incidentId, {
           caller: CALLER,
           labels: run.labels,
+          command: [],
           traceparent: null,
           fromSeq: 1,
           allowed: [],

@@ -162,11 +162,24 @@ export type NameResolved = {
   readonly addresses: readonly string[];
 };
 
-/** A process of a run. Every string is bounded and printable; `argv` is empty where it was not safe to read. */
+/**
+ * Command lines are read ahead, by a process that may hang, and never by what kills. `at`: when it was; a process may have
+ * written something else there since.
+ */
+export type ArgvSource =
+  | { readonly kind: 'read'; readonly at: string }
+  | { readonly kind: 'unread'; readonly why: string };
+
+/** A process of a run. Every string is bounded and printable. */
 export type ProcessFacts = {
   readonly pid: number;
+  /** Its start, in ticks since boot: what tells it from a later process of the same number. */
+  readonly startTicks: number;
   readonly executable: string;
+  /** Empty as the warden tells it. */
   readonly argv: readonly string[];
+  /** Null where nobody looked. */
+  readonly argvSource: ArgvSource | null;
   /** Names of the processes above it, nearest first. */
   readonly parents: readonly string[];
   readonly cpuMs: number;
