@@ -1,5 +1,6 @@
 import { readSync, writeSync } from 'node:fs';
 import { setPriority } from 'node:os';
+import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { createLooker, type LookRequest } from './command-lines-look.ts';
 
 /**
@@ -14,6 +15,7 @@ const REQUEST_BYTES_MAX = 16 * 1024 * 1024;
 
 function main(): void {
   setPriority(NICE);
+  protectFromOom(OOM_SCORES.reader);
   const look = createLooker((report) => writeAll(Buffer.from(`${JSON.stringify(report)}\n`)));
   const chunk = Buffer.alloc(64 * 1024);
   let rest = '';

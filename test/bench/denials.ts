@@ -79,7 +79,15 @@ print(await describeMachine());
 let worst = 0;
 let worstOfMachine = 0;
 try {
-  await until('the idle server answers', () => askIdle().then(() => true, () => false), { deadlineMs: READY_MS_MAX });
+  await until(
+    'the idle server answers',
+    () =>
+      askIdle().then(
+        () => true,
+        () => false,
+      ),
+    { deadlineMs: READY_MS_MAX },
+  );
   await measure('idle', ['sleep', '120']);
   await measure('packets', ['python3', '-c', PACKETS]);
   await measure('names', ['python3', '-c', NAMES]);
