@@ -18,7 +18,7 @@ for (let count = 0; count < READINGS; count += 1) {
 source.close();
 took.sort((a, b) => a - b);
 const lists = nvml.processes.map(({ name }) => name).join(', ');
-process.stdout.write(`driver ${reading.driverVersion}, library ${reading.libraryVersion}\n`);
+process.stdout.write(`${reading.versions.join(', ')}\n`);
 process.stdout.write(`a reading takes ${took[READINGS / 2]?.toFixed(2)} ms, at most ${took.at(-1)?.toFixed(2)} ms\n`);
 process.stdout.write(`process lists: ${lists}\n`);
 for (const device of reading.devices)

@@ -180,8 +180,7 @@ async function assemble(
   const secrets = new KnownSecrets();
   const traffic = new TrafficDesk({ fence, ledger, secrets, log, runAt: (address) => runAt(table, address), nowIso });
   hooks.onPassed = (passed) => traffic.passed(passed);
-  const library = config.gpu.library ?? null;
-  const gpus = await openGpus({ library, statePath, engineFacts, warden, ledger, table, log });
+  const gpus = await openGpus({ config: config.gpu, statePath, engineFacts, warden, ledger, table, log });
   closers.push(() => gpus.close());
   // Runs that go on keep what is mounted into them.
   closers.push(async () => {

@@ -55,8 +55,14 @@ const Config = z.strictObject({
   incidents: z.strictObject({ logLines: z.int().min(0).max(100).default(0) }).prefault({}),
   /** Figures over TCP, on loopback; left out: on the socket alone. */
   metrics: z.strictObject({ port: z.int().min(1_024).max(65_535) }).optional(),
-  /** Where the library of the NVIDIA driver lies, when it is not where drivers put it. */
-  gpu: z.strictObject({ library: z.string().startsWith('/', 'must be an absolute path').optional() }).prefault({}),
+  gpu: z
+    .strictObject({
+      /** Where the library of the NVIDIA driver lies, when it is not where drivers put it. */
+      library: z.string().startsWith('/', 'must be an absolute path').optional(),
+      /** Below which folder `sys`, `proc` and `dev` of the host lie, for cards of AMD and Intel. */
+      root: z.string().startsWith('/', 'must be an absolute path').optional(),
+    })
+    .prefault({}),
   /** What an orderly stop of the daemon does with its runs: ends them, or leaves them to the kernel, the warden and the next daemon. */
   onStop: z.enum(['end', 'keep']).default('end'),
   runsMax: z.int().min(1).max(10_000).default(512),

@@ -1,62 +1,112 @@
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import type { DoctorCheck } from '../api/service.ts';
 import type { EngineFacts } from '../core/ports/engine.ts';
+import type { GpuDevice } from '../core/ports/gpu.ts';
+import type { Rung } from '../core/outcome.ts';
 import { formatBytes } from '../core/units.ts';
+import { dmemRegionOf } from '../meter/dmem.ts';
+import { detectLayout } from '../meter/layout.ts';
 import type { GpuDesk } from './gpu-desk.ts';
 
-const DMEM_CAPACITY = '/sys/fs/cgroup/dmem.capacity';
 const TOOLKIT = ['/usr/bin/nvidia-container-runtime-hook', '/usr/bin/nvidia-cdi-hook', '/usr/bin/nvidia-ctk'];
 
-/** What holds GPUs here. A host without any is whole: profiles that ask for one are refused on it. */
+/** What holds GPUs here, card by card. A host without any is whole: profiles that ask for one are refused on it. */
 export function gpuChecks(desk: Pick<GpuDesk, 'state'>, engine: EngineFacts): readonly DoctorCheck[] {
   const { problem, reading, suspect } = desk.state();
-  if (problem !== null || reading === null) {
+  if (reading === null) {
     return [
       degraded('limits.gpu', 'none', `${problem ?? 'no reading yet'}; a profile that asks for a GPU is refused`, {
-        fix: 'install the NVIDIA driver, or leave limits.gpu out of the profile',
+        fix: 'install the driver of the card (for NVIDIA: libnvidia-ml.so.1), or leave limits.gpu out of the profile',
       }),
       degraded('limits.gpu.memory', 'none', `no device to hold; ${dmem()}`, { fix: 'the same' }),
       degraded('budget.gpu', 'none', 'no device to measure', { fix: 'the same' }),
     ];
   }
   const cards = reading.devices.filter(({ parentUuid }) => parentUuid === null);
-  const slices = reading.devices.filter(({ parentUuid }) => parentUuid !== null);
-  const shown = cards.map(({ uuid, name, memoryBytes, problem: own }) =>
-    own === null ? `${uuid} (${name}, ${formatBytes(memoryBytes)})` : `${uuid} (${own})`,
-  );
-  const evidence = `driver ${reading.driverVersion}, library ${reading.libraryVersion}: ${shown.join(', ')}`;
+  const slicesOf = (card: GpuDevice): number =>
+    reading.devices.filter(({ parentUuid }) => parentUuid === card.uuid).length;
+  const isWhole = problem === null && cards.every((card) => card.problem === null) && suspect.length === 0;
+  const evidence = [
+    `${cards.length} cards; ${reading.versions.join(', ')}`,
+    ...(problem === null ? [] : [problem]),
+    ...(suspect.length === 0
+      ? []
+      : [`given to nobody, because something of an ended run is there: ${suspect.join(', ')}`]),
+  ].join('; ');
   return [
-    cards.every((card) => card.problem === null) && suspect.length === 0
+    isWhole
       ? { name: 'limits.gpu', state: 'ok', rung: 'kernel', evidence, fix: null }
-      : degraded('limits.gpu', 'kernel', `${evidence}; given to nobody: ${suspect.join(', ') || 'none'}`, {
+      : degraded('limits.gpu', 'kernel', evidence, {
           fix: 'look at the driver’s messages in the kernel log; a lost device needs a restart of the host',
         }),
-    memoryCheck(slices.length),
-    grantCheck(engine),
-    cards.some(({ tellsProcesses, mig }) => tellsProcesses || mig === 'on')
-      ? { name: 'budget.gpu', state: 'ok', rung: 'watchdog', evidence: 'utilisation of each process', fix: null }
-      : degraded('budget.gpu', 'watchdog', 'the driver tells no utilisation of processes; that of the device counts', {
-          fix: 'use a driver and a card that tell it',
-        }),
+    ...cards.map((card) => cardCheck(card, slicesOf(card))),
+    memoryCheck(cards.map((card) => [card, slicesOf(card)] as const)),
+    ...(cards.some(({ vendor }) => vendor === 'nvidia') ? [grantCheck(engine)] : []),
+    cards.every(({ tellsProcesses, mig }) => tellsProcesses || mig === 'on')
+      ? { name: 'budget.gpu', state: 'ok', rung: 'watchdog', evidence: 'the time of each process is told', fix: null }
+      : degraded(
+          'budget.gpu',
+          'watchdog',
+          `${blindOf(cards)}: the time of each process is not told; that of the card counts`,
+          {
+            fix: 'use a driver and a card that tell it',
+          },
+        ),
   ];
 }
 
-function memoryCheck(slices: number): DoctorCheck {
-  if (slices > 0) {
-    const evidence = `${slices} MIG slices hold it in the device; whole cards are watched`;
-    return { name: 'limits.gpu.memory', state: 'ok', rung: 'driver', evidence, fix: null };
-  }
-  return {
-    name: 'limits.gpu.memory',
-    state: 'ok',
-    rung: 'watchdog',
-    evidence: `read several times a second and killed; ${dmem()}`,
-    fix: null,
-  };
+function blindOf(cards: readonly GpuDevice[]): string {
+  return cards.flatMap(({ uuid, tellsProcesses, mig }) => (tellsProcesses || mig === 'on' ? [] : [uuid])).join(', ');
+}
+
+/** One card: whose it is, who drives it, and what holds `limits.gpu.memory` on it. */
+function cardCheck(card: GpuDevice, slices: number): DoctorCheck {
+  const { name, rung, why } = { name: `gpu ${card.uuid}`, ...memoryRung(card, slices) };
+  const evidence = `${card.vendor}, ${card.name}, ${formatBytes(card.memoryBytes)}, driver ${card.driver}; memory: ${why}`;
+  const trouble = card.problem ?? card.withheld;
+  if (trouble === null) return { name, state: 'ok', rung, evidence, fix: null };
+  return degraded(name, rung, `${evidence}; given to nobody: ${trouble}`, {
+    fix: 'end what is said there; then it is given again',
+  });
+}
+
+function hasDmem(): boolean {
+  const mount = detectLayout().mounts.unified;
+  return mount !== null && existsSync(join(mount, 'dmem.capacity'));
 }
 
 function dmem(): string {
-  return existsSync(DMEM_CAPACITY) ? 'the kernel has dmem' : 'the kernel has no dmem controller';
+  return hasDmem() ? 'the kernel has dmem' : 'the kernel has no dmem controller';
+}
+
+/** Over all cards: the weakest of what holds them. */
+function memoryCheck(cards: readonly (readonly [GpuDevice, number])[]): DoctorCheck {
+  const rungs = cards.map(([card, slices]) => memoryRung(card, slices).rung);
+  const rung = RUNGS.findLast((each) => rungs.includes(each)) ?? 'watchdog';
+  const evidence = RUNGS.flatMap((each) => {
+    const count = rungs.filter((other) => other === each).length;
+    return count === 0 ? [] : [`${count} of ${cards.length} cards by ${each}`];
+  }).join(', ');
+  return { name: 'limits.gpu.memory', state: 'ok', rung, evidence: `${evidence}; ${dmem()}`, fix: null };
+}
+
+/** Strongest first. */
+const RUNGS: readonly Rung[] = ['kernel', 'driver', 'watchdog'];
+
+function memoryRung(card: GpuDevice, slices: number): { readonly rung: Rung; readonly why: string } {
+  if (slices > 0) return { rung: 'driver', why: `${slices} MIG slices, held in the device` };
+  const mount = detectLayout().mounts.unified;
+  if (dmemRegionOf(card.pciAddress, mount) !== null)
+    return {
+      rung: 'kernel',
+      why: 'the kernel’s dmem controller, for a run with this card alone; else read and killed',
+    };
+  const lack = card.vendor === 'nvidia' ? 'its driver alone writes dmem' : 'dmem does not have it';
+  return {
+    rung: 'watchdog',
+    why: `read several times a second and killed; ${hasDmem() ? lack : dmem()}`,
+  };
 }
 
 function grantCheck({ cdiFolders }: EngineFacts): DoctorCheck {

@@ -1,17 +1,24 @@
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { dirname } from 'node:path';
 import { fail } from '../core/errors.ts';
-import { RUN_ID_PATTERN } from '../core/ids.ts';
 import type { Bound } from '../core/outcome.ts';
 import type { GpuPlan } from '../core/ports/engine.ts';
-import type { GpuDevice, GpuReading, Gpus } from '../core/ports/gpu.ts';
+import type { GpuDevice, GpuReading, Gpus, GpuSourceName, GpuView } from '../core/ports/gpu.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import type { Warden } from '../core/ports/warden.ts';
-import { GPU_METER_NONE, integrate, withoutRun, withUsed, type GpuMeterState } from '../gpu/integrate.ts';
+import {
+  GPU_METER_NONE,
+  integrate,
+  usedBy,
+  withoutRun,
+  withUsed,
+  type GpuMeterState,
+  type GpuUse,
+} from '../gpu/integrate.ts';
 import { chooseDevices, type GpuLease } from '../gpu/leases.ts';
+import { mpsWords } from '../gpu/mps.ts';
 import { miningSign, withMoment, type DeniedDestination, type GpuSeries, type MiningSign } from '../gpu/pattern.ts';
 import type { GpuGrant, Spec } from '../profile/spec.ts';
+import { readKept, writeKept, type KeptLease } from './gpu-kept.ts';
 
 /**
  * Who has which device, and what became of it. A device is leased before anything of its run is made and comes back
@@ -25,10 +32,12 @@ export type GpuDeskOptions = {
   readonly warden: Pick<Warden, 'send'>;
   readonly ledger: Pick<Ledger, 'append'>;
   readonly log: Log;
-  /** Why this host has no GPUs at all; null where there is a library to ask. */
+  /** Why this host has no GPUs at all; null where there is something to ask. */
   readonly absent: string | null;
   /** How the engine is asked for these devices. */
   requestFor(devices: readonly string[]): GpuPlan['request'];
+  /** Processes of NVIDIA's multi-process server on this host. */
+  mpsPids(): readonly number[];
   /** Milliseconds since boot. */
   now(): number;
 };
@@ -47,6 +56,8 @@ type Held = GpuLease & { readonly takenAtMs: number; overAtMs: number | null };
 const LAUNCH_MS_MAX = 90_000;
 /** How long the driver may take to let go of a process that has ended. */
 const CLEAR_MS_MAX = 5_000;
+/** A source that has told nothing for so long is being replaced. */
+const FRESH_MS_MAX = 4_500;
 const KEEP_EVERY_MS = 1_000;
 const MISUSES_TOLD_MAX = 1_024;
 
@@ -54,10 +65,12 @@ export class GpuDesk {
   private readonly options: GpuDeskOptions;
   private gpus: Gpus | null = null;
   private runOf: (runId: string) => GpuRun | null = () => null;
-  private meter: GpuMeterState = GPU_METER_NONE;
+  /** One for each source, and one for what earlier daemons counted. */
+  private readonly meters = new Map<GpuSourceName | 'earlier', GpuMeterState>();
+  private readonly readings = new Map<GpuSourceName, GpuReading>();
   private readonly leases = new Map<string, Held>();
   /** Of an earlier daemon, until their runs are taken over. */
-  private readonly earlier: Map<string, Kept>;
+  private readonly earlier: Map<string, KeptLease>;
   private readonly suspect = new Set<string>();
   private readonly series = new Map<string, GpuSeries>();
   private readonly misusesTold = new Set<string>();
@@ -78,11 +91,15 @@ export class GpuDesk {
   refusal(spec: Spec): { readonly keys: readonly (string | number)[]; readonly message: string } | null {
     const grant = spec.limits.gpu;
     if (grant === null) return null;
-    const unread = (this.gpus?.latest() ?? null) === null ? UNREAD : null;
-    const why = this.options.absent ?? this.gpus?.problem() ?? unread;
-    if (why !== null) return { keys: ['limits', 'gpu'], message: `cannot be held on this host: ${why}` };
+    const trouble = this.options.absent ?? this.gpus?.problem() ?? null;
+    const isUnread = (this.gpus?.latest() ?? null) === null;
+    if (this.options.absent !== null || isUnread)
+      return { keys: ['limits', 'gpu'], message: `cannot be held on this host: ${trouble ?? UNREAD}` };
     const choice = this.choose(grant);
-    return choice.ok ? null : { keys: ['limits', 'gpu', ...choice.keys], message: choice.message };
+    if (choice.ok) return null;
+    // What one source cannot tell of may be just what the profile asks for.
+    const message = trouble === null ? choice.message : `${choice.message} (${trouble})`;
+    return { keys: ['limits', 'gpu', ...choice.keys], message };
   }
 
   /** Leases what the profile asks for. Throws HOST_CANNOT_ENFORCE when it went to another run since it was looked at. */
@@ -101,26 +118,38 @@ export class GpuDesk {
     if (spec.limits.gpu === null) return;
     const kept = this.earlier.get(runId);
     if (kept === undefined) throw fail('METER_FAILED', { detail: 'it is not known which GPUs the run has', runId });
-    this.meter = withUsed(this.meter, runId, kept.busyMs);
+    this.meters.set('earlier', withUsed(this.meterOf('earlier'), runId, kept.busyMs));
     this.hold(runId, kept);
   }
 
   planOf(runId: string): GpuPlan | null {
     const held = this.leases.get(runId);
     if (held === undefined) return null;
-    return { request: this.options.requestFor(held.devices), devices: held.devices };
+    const devices = held.devices.filter((id) => !id.startsWith(PLACE));
+    const groupIds = [...new Set(held.nodes.flatMap(({ groupId }) => groupId ?? []))];
+    const nodes = held.nodes.map(({ source, target }) => ({ source, target }));
+    return { request: this.options.requestFor(devices), devices, nodes, groupIds };
   }
 
-  /** Bounds with what holds them for this run: a slice that is no larger than the limit holds it by itself. */
-  rungsOf(runId: string, bounds: readonly Bound[]): readonly Bound[] {
+  /** The card whose memory the kernel could bound for this run: of several, nothing bounds the sum. */
+  boundedCardOf(runId: string): string | null {
+    const [id = '', ...more] = this.leases.get(runId)?.devices ?? [];
+    return id.startsWith(PLACE) && more.length === 0 ? id.slice(PLACE.length) : null;
+  }
+
+  /**
+   * Bounds with what holds them for this run: a slice that is no larger than the limit holds it by itself.
+   * `inKernel`: whether the kernel was read back to hold it.
+   */
+  rungsOf(runId: string, bounds: readonly Bound[], inKernel: boolean): readonly Bound[] {
     const devices = this.devicesOf(runId);
     const memoryBytes = devices.reduce((sum, device) => sum + device.memoryBytes, 0);
     const bySlice = devices.length > 0 && devices.every(({ migProfile }) => migProfile !== null);
-    return bounds.map((bound) =>
-      bound.path === 'limits.gpu.memory' && bySlice && memoryBytes <= (bound.value ?? 0)
-        ? { ...bound, rung: 'driver' as const }
-        : bound,
-    );
+    return bounds.map((bound) => {
+      if (bound.path !== 'limits.gpu.memory') return bound;
+      if (inKernel) return { ...bound, rung: 'kernel' as const };
+      return bySlice && memoryBytes <= (bound.value ?? 0) ? { ...bound, rung: 'driver' as const } : bound;
+    });
   }
 
   /** A label for the incident of a run; it decides nothing. */
@@ -131,48 +160,64 @@ export class GpuDesk {
   /** What is known of the host's devices, for `doctor`. */
   state(): {
     readonly problem: string | null;
-    readonly reading: GpuReading | null;
+    readonly reading: GpuView | null;
     readonly suspect: readonly string[];
   } {
     const problem = this.options.absent ?? this.gpus?.problem() ?? null;
-    return { problem, reading: this.gpus?.latest() ?? null, suspect: [...this.suspect] };
+    const latest = this.gpus?.latest() ?? null;
+    const reading = latest === null ? null : { ...latest, devices: this.withMps(latest.devices) };
+    return { problem, reading, suspect: [...this.suspect] };
   }
 
   take(reading: GpuReading): void {
-    this.meter = integrate(this.meter, reading);
-    for (const [runId, held] of this.leases) {
-      if (this.isOver(runId, held)) this.giveBack(runId, held, reading);
-      else this.tell(runId, held, reading);
-    }
-    this.tellUngranted(reading);
-    for (const uuid of this.suspect) if (!this.isHaunted(uuid, reading)) this.suspect.delete(uuid);
+    this.meters.set(reading.source, integrate(this.meterOf(reading.source), reading));
+    this.readings.set(reading.source, reading);
+    const devices = this.devicesNow();
+    for (const [runId, held] of this.leases) if (this.isOver(runId, held)) this.giveBack(runId, held, devices);
+    const told = new Set([...this.leases.keys()].filter((runId) => this.tell(runId, reading, devices)));
+    this.tellUngranted(reading, told);
+    for (const uuid of this.suspect) if (!this.isHaunted(uuid, devices)) this.suspect.delete(uuid);
     this.keep();
   }
 
-  private tell(runId: string, { devices }: Held, reading: GpuReading): void {
-    const seen = devices.map((uuid) => reading.devices.find((device) => device.uuid === uuid));
-    // A device that cannot be read is silence, whatever the others of the run say.
-    if (!seen.every((device) => device !== undefined && device.problem === null)) return;
-    const use = this.meter.runs.get(runId) ?? { busyMs: 0, memoryBytes: 0, percent: 0 };
-    const ungranted = ungrantedOf(reading, runId, devices);
-    if (ungranted !== null) this.recordMisuse(runId, ungranted);
-    const { busyMs, memoryBytes } = use;
-    this.options.warden.send({ kind: 'gpu', runId, busyMs, memoryBytes, ungranted });
-    const moment = { atMs: reading.atMs, percent: use.percent, trafficBytes: this.runOf(runId)?.trafficBytes ?? 0 };
-    this.series.set(runId, withMoment(this.series.get(runId) ?? [], moment));
+  /** Of every source that has told something lately; what is missing is not read. */
+  private devicesNow(): readonly GpuDevice[] {
+    const fresh = [...this.readings.values()].filter(({ atMs }) => this.options.now() - atMs < FRESH_MS_MAX);
+    return fresh.flatMap(({ devices }) => devices);
   }
 
-  /** Runs without any device, whose processes are on one all the same. */
-  private tellUngranted(reading: GpuReading): void {
+  private meterOf(source: GpuSourceName | 'earlier'): GpuMeterState {
+    return this.meters.get(source) ?? GPU_METER_NONE;
+  }
+
+  /** Whether it was told: what another source says is no news of this run's devices. */
+  private tell(runId: string, reading: GpuReading, devices: readonly GpuDevice[]): boolean {
+    const granted = this.leases.get(runId)?.devices ?? [];
+    if (!granted.some((uuid) => reading.devices.some((device) => device.uuid === uuid))) return false;
+    // A device that cannot be read is silence, whatever the others of the run say.
+    if (granted.some((uuid) => isUnread(uuid, devices))) return false;
+    const use = usedBy(this.meters.values(), runId);
+    const ungranted = ungrantedOf(devices, runId, granted);
+    this.send(runId, use, ungranted);
+    const moment = { atMs: reading.atMs, percent: use.percent, trafficBytes: this.runOf(runId)?.trafficBytes ?? 0 };
+    this.series.set(runId, withMoment(this.series.get(runId) ?? [], moment));
+    return true;
+  }
+
+  /** Runs whose processes are on a device that they were not granted, with or without one of their own. */
+  private tellUngranted(reading: GpuReading, told: ReadonlySet<string>): void {
     const runIds = new Set(reading.devices.flatMap(({ processes }) => processes.map(({ runId }) => runId)));
     for (const runId of runIds) {
-      if (runId === null || this.leases.has(runId)) continue;
-      const use = this.meter.runs.get(runId) ?? { busyMs: 0, memoryBytes: 0 };
-      const ungranted = ungrantedOf(reading, runId, []);
+      if (runId === null || told.has(runId)) continue;
+      const ungranted = ungrantedOf(reading.devices, runId, this.leases.get(runId)?.devices ?? []);
       if (this.runOf(runId)?.state !== 'alive' || ungranted === null) continue;
-      this.recordMisuse(runId, ungranted);
-      this.options.warden.send({ kind: 'gpu', runId, busyMs: use.busyMs, memoryBytes: use.memoryBytes, ungranted });
+      this.send(runId, usedBy(this.meters.values(), runId), ungranted);
     }
+  }
+
+  private send(runId: string, { busyMs, memoryBytes }: GpuUse, ungranted: string | null): void {
+    if (ungranted !== null) this.recordMisuse(runId, ungranted);
+    this.options.warden.send({ kind: 'gpu', runId, busyMs, memoryBytes, ungranted });
   }
 
   private recordMisuse(runId: string, uuid: string): void {
@@ -189,23 +234,23 @@ export class GpuDesk {
   }
 
   /** A process that the driver still lists keeps the device from the next run. */
-  private giveBack(runId: string, held: Held, reading: GpuReading): void {
+  private giveBack(runId: string, held: Held, devices: readonly GpuDevice[]): void {
     const now = this.options.now();
     held.overAtMs ??= now;
-    const unread = held.devices.filter((uuid) => isUnread(uuid, reading));
-    const left = held.devices.filter((uuid) => isOn(uuid, reading, runId));
+    const unread = held.devices.filter((uuid) => isUnread(uuid, devices));
+    const left = held.devices.filter((uuid) => isOn(uuid, devices, runId));
     if (unread.length + left.length > 0 && now - held.overAtMs < CLEAR_MS_MAX) return;
-    for (const uuid of left) this.tellSurvivor(runId, uuid, reading);
+    for (const uuid of left) this.tellSurvivor(runId, uuid, devices);
     for (const uuid of [...unread, ...left]) this.suspect.add(uuid);
     this.leases.delete(runId);
     this.series.delete(runId);
-    this.meter = withoutRun(this.meter, runId);
+    for (const [source, meter] of this.meters) this.meters.set(source, withoutRun(meter, runId));
     this.pace();
     this.keep(true);
   }
 
-  private tellSurvivor(runId: string, uuid: string, reading: GpuReading): void {
-    const device = reading.devices.find((each) => each.uuid === uuid);
+  private tellSurvivor(runId: string, uuid: string, devices: readonly GpuDevice[]): void {
+    const device = devices.find((each) => each.uuid === uuid);
     const processes = (device?.processes ?? []).filter((process) => process.runId === runId);
     const pids = processes.map(({ pid }) => pid);
     const breach = {
@@ -225,14 +270,14 @@ export class GpuDesk {
   }
 
   /** Something of a run that is over is still there, or nobody can say. */
-  private isHaunted(uuid: string, reading: GpuReading): boolean {
-    if (isUnread(uuid, reading)) return true;
-    const device = reading.devices.find((each) => each.uuid === uuid);
+  private isHaunted(uuid: string, devices: readonly GpuDevice[]): boolean {
+    if (isUnread(uuid, devices)) return true;
+    const device = devices.find((each) => each.uuid === uuid);
     return (device?.processes ?? []).some(({ runId }) => runId !== null && !this.leases.has(runId));
   }
 
-  private hold(runId: string, { devices, share }: GpuLease): void {
-    this.leases.set(runId, { devices, share, takenAtMs: this.options.now(), overAtMs: null });
+  private hold(runId: string, { devices, share, nodes }: GpuLease): void {
+    this.leases.set(runId, { devices, share, nodes, takenAtMs: this.options.now(), overAtMs: null });
     this.pace();
     this.keep(true);
   }
@@ -242,8 +287,15 @@ export class GpuDesk {
   }
 
   private choose(grant: GpuGrant): ReturnType<typeof chooseDevices> {
-    const devices = this.gpus?.latest()?.devices ?? [];
+    const devices = this.withMps(this.gpus?.latest()?.devices ?? []);
     return chooseDevices(grant, { devices, leases: this.leases, suspect: this.suspect });
+  }
+
+  /** A multi-process server takes its clients from any card of its vendor. */
+  private withMps(devices: readonly GpuDevice[]): readonly GpuDevice[] {
+    const pids = devices.some(({ vendor }) => vendor === 'nvidia') ? this.options.mpsPids() : [];
+    if (pids.length === 0) return devices;
+    return devices.map((device) => (device.vendor === 'nvidia' ? { ...device, withheld: mpsWords(pids) } : device));
   }
 
   private devicesOf(runId: string): readonly GpuDevice[] {
@@ -252,16 +304,14 @@ export class GpuDesk {
   }
 
   private keep(now = false): void {
-    const { options, leases, meter } = this;
+    const { options, leases, meters } = this;
     if (!now && (leases.size === 0 || options.now() - this.keptAtMs < KEEP_EVERY_MS)) return;
     this.keptAtMs = options.now();
-    const kept = [...leases].map(([runId, { devices, share }]) => {
-      return [runId, { devices, share, busyMs: meter.runs.get(runId)?.busyMs ?? 0 }];
+    const kept = [...leases].map(([runId, { devices, share, nodes }]): [string, KeptLease] => {
+      return [runId, { devices, share, nodes, busyMs: usedBy(meters.values(), runId).busyMs }];
     });
     try {
-      mkdirSync(dirname(options.file), { recursive: true, mode: 0o700 });
-      writeFileSync(`${options.file}.new`, JSON.stringify(Object.fromEntries(kept)), { mode: 0o600 });
-      renameSync(`${options.file}.new`, options.file);
+      writeKept(options.file, kept);
     } catch (error) {
       // Runs stay held; only a daemon that starts again would end them instead of taking them over.
       options.log.error({ err: error }, 'the leases of GPUs could not be kept');
@@ -270,40 +320,22 @@ export class GpuDesk {
 }
 
 const UNREAD = 'the driver has not answered yet';
+/** How the id of a card begins that goes by its place. */
+const PLACE = 'pci:';
 
-type Kept = GpuLease & { readonly busyMs: number };
-
-/** Written by a daemon of ours; what is torn or foreign is no lease. */
-function readKept(file: string): Map<string, Kept> {
-  const found = new Map<string, Kept>();
-  let entries: [string, unknown][];
-  try {
-    entries = Object.entries(JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>);
-  } catch {
-    return found;
-  }
-  for (const [runId, value] of entries) {
-    const { devices, share, busyMs } = (value ?? {}) as Partial<Kept>;
-    const isLease = Array.isArray(devices) && devices.every((uuid) => typeof uuid === 'string');
-    if (!RUN_ID_PATTERN.test(runId) || !isLease || typeof busyMs !== 'number') continue;
-    found.set(runId, { devices, share: share === true, busyMs });
-  }
-  return found;
+function ungrantedOf(devices: readonly GpuDevice[], runId: string, granted: readonly string[]): string | null {
+  return devices.find(({ uuid }) => !granted.includes(uuid) && isOn(uuid, devices, runId))?.uuid ?? null;
 }
 
-function ungrantedOf(reading: GpuReading, runId: string, granted: readonly string[]): string | null {
-  return reading.devices.find(({ uuid }) => !granted.includes(uuid) && isOn(uuid, reading, runId))?.uuid ?? null;
-}
-
-function isOn(uuid: string, reading: GpuReading, runId: string): boolean {
-  const device = reading.devices.find((each) => each.uuid === uuid);
+function isOn(uuid: string, devices: readonly GpuDevice[], runId: string): boolean {
+  const device = devices.find((each) => each.uuid === uuid);
   if (device === undefined) return false;
   // A card lists the processes of its slices as its own.
   if (device.mig === 'on' && device.parentUuid === null) return false;
   return device.processes.some((process) => process.runId === runId);
 }
 
-function isUnread(uuid: string, reading: GpuReading): boolean {
-  const device = reading.devices.find((each) => each.uuid === uuid);
+function isUnread(uuid: string, devices: readonly GpuDevice[]): boolean {
+  const device = devices.find((each) => each.uuid === uuid);
   return device === undefined || device.problem !== null;
 }

@@ -6,6 +6,10 @@ import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import type { Warden } from '../core/ports/warden.ts';
 import { findNvmlLibrary, NVML_LIBRARY, startGpuClient } from '../gpu/client.ts';
+import { listDrmCards } from '../gpu/drm-cards.ts';
+import { joinGpus } from '../gpu/joined.ts';
+import { findMps } from '../gpu/mps.ts';
+import type { GpuSourcePlan } from '../gpu/source.ts';
 import { bootTimeMs } from '../kernel/libc.ts';
 import { GpuDesk, type GpuRun } from './gpu-desk.ts';
 import type { RunTable } from './run-table.ts';
@@ -16,10 +20,12 @@ export type GpuSetup = { readonly desk: GpuDesk; close(): Promise<void> };
 const HOST_PID_NAMESPACE = 'pid:[4026531836]';
 const SPECIFICATION_BYTES_MAX = 4 * 2 ** 20;
 
-/** Finds the library of this host's driver and joins what reads it, what counts and who knows the runs. */
+type GpuConfig = { readonly library?: string | undefined; readonly root?: string | undefined };
+
+/** Finds what this host has of drivers and joins what reads them, what counts and who knows the runs. */
 export async function openGpus(parts: {
-  /** Of the configuration; null looks where drivers put it. */
-  readonly library: string | null;
+  /** Of the configuration. `library`: left out, it is looked for where drivers put it. */
+  readonly config: GpuConfig;
   readonly statePath: string;
   readonly engineFacts: EngineFacts;
   readonly warden: Warden;
@@ -27,28 +33,40 @@ export async function openGpus(parts: {
   readonly table: RunTable;
   readonly log: Log;
 }): Promise<GpuSetup> {
-  const { engineFacts, warden, ledger, log } = parts;
-  const library = findNvmlLibrary(parts.library);
+  const { config, engineFacts, warden, ledger, log } = parts;
+  const sources = sourcesOf(config);
   const desk = new GpuDesk({
     file: join(parts.statePath, 'gpu', 'runs.json'),
     warden,
     ledger,
     log,
-    absent: absence(library, parts.library !== null),
+    absent: absence(sources, config),
     requestFor: (devices) => requestFor(devices, engineFacts),
+    mpsPids: () => findMps(),
     now: bootTimeMs,
   });
-  const gpus =
-    library === null ? null : await startGpuClient({ library, log, onReading: (reading) => desk.take(reading) });
+  const clients = await Promise.all(
+    sources.map((source) => startGpuClient({ source, log, onReading: (reading) => desk.take(reading) })),
+  );
+  const gpus = joinGpus(clients);
   desk.connect({ gpus, runOf: (runId) => runOf(parts.table, runId) });
-  return { desk, close: async () => await gpus?.close() };
+  return { desk, close: async () => await gpus.close() };
 }
 
-/** A library that an administrator names is believed to give numbers of processes as this daemon sees them. */
-function absence(library: string | null, named: boolean): string | null {
-  if (library === null) return `no NVIDIA library on this host (${NVML_LIBRARY})`;
+function sourcesOf(config: GpuConfig): GpuSourcePlan[] {
+  const library = findNvmlLibrary(config.library ?? null);
+  const root = config.root ?? '';
+  return [
+    ...(library === null ? [] : [{ kind: 'nvml' as const, library }]),
+    ...(listDrmCards(root).length === 0 ? [] : [{ kind: 'drm' as const, root }]),
+  ];
+}
+
+/** What an administrator names is believed to give numbers of processes as this daemon sees them. */
+function absence(sources: readonly GpuSourcePlan[], config: GpuConfig): string | null {
+  if (sources.length === 0) return `no NVIDIA library on this host (${NVML_LIBRARY}), and no card of AMD or Intel`;
   const isHost = readlinkSync('/proc/self/ns/pid') === HOST_PID_NAMESPACE;
-  return named || isHost
+  return isHost || config.library !== undefined || config.root !== undefined
     ? null
     : 'the daemon does not run in the PID namespace of the host, so processes on a GPU cannot be told apart';
 }

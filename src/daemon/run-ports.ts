@@ -22,6 +22,7 @@ import { compareLaunch, type KernelLimits } from '../run/readback.ts';
 import { keysOf } from './host-limits.ts';
 import { lastWords, type EvidenceParts } from './evidence.ts';
 import type { GpuDesk } from './gpu-desk.ts';
+import { gpuMemoryOf } from './gpu-memory.ts';
 import type { IncidentDesk } from './incident-desk.ts';
 import { checkMount, recheckMount, type CheckedMount, type HostPlaces } from './mounts.ts';
 import { readNamespaces, readProcessFacts } from './proc-facts.ts';
@@ -85,6 +86,8 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
     else parts.gpus.lease(runId, spec);
   });
   const imageTrust = inspects(spec) ? await readImageTrust(engine, image, spec) : null;
+  const gpuMemory = gpuMemoryOf(spec, parts.gpus.boundedCardOf(runId));
+  const cgroups = cgroupsFor(engineFacts);
   let trust: StagedTrust | null = null;
   let secretsFolder = run.adopted && spec.secrets.length > 0 ? secretStore.staged(runId) : null;
   return {
@@ -92,7 +95,14 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
     fence,
     warden,
     ledger,
-    cgroups: cgroupsFor(engineFacts),
+    cgroups: {
+      ...cgroups,
+      async make(id) {
+        const paths = await cgroups.make(id);
+        gpuMemory.hold(paths);
+        return paths;
+      },
+    },
     plans: {
       network: (lease) => planNetwork({ spec, runId, version, lease }),
       container: (lease) =>
@@ -146,7 +156,7 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
     },
     readBack: async (target) => {
       const found = await readBack({ ...target, spec, disks, hostNamespaces, trust }, parts);
-      return { ...found, bounds: parts.gpus.rungsOf(runId, found.bounds) };
+      return { ...found, bounds: parts.gpus.rungsOf(runId, found.bounds, gpuMemory.isHeld()) };
     },
     fenceFindings: () => fenceFindings(fence),
     openIncident: async (state, incidentId) => {

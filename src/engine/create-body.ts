@@ -63,12 +63,17 @@ function hostConfig(plan: ContainerPlan, engine: EngineFacts): unknown {
     PortBindings: {},
     RestartPolicy: { Name: 'no', MaximumRetryCount: 0 },
     AutoRemove: false,
-    Devices: [],
+    Devices: (plan.gpu?.nodes ?? []).map(({ source, target }) => ({
+      PathOnHost: source,
+      PathInContainer: target,
+      // Not to be made anew.
+      CgroupPermissions: 'rw',
+    })),
     DeviceCgroupRules: [],
     DeviceRequests: deviceRequests(plan),
     VolumesFrom: [],
     Sysctls: {},
-    GroupAdd: [],
+    GroupAdd: (plan.gpu?.groupIds ?? []).map(String),
     ...resources(plan, engine),
     Tmpfs: Object.fromEntries(plan.tmpfs.map((entry) => [entry.path, tmpfsOptions(entry)])),
     ShmSize: plan.sharedMemoryBytesMax,
@@ -114,7 +119,7 @@ function ioRates({ io }: ContainerPlan): unknown {
 
 /** Always by id: a count or an index would let the engine choose what a run was not leased. */
 function deviceRequests({ gpu }: ContainerPlan): unknown {
-  if (gpu === null) return [];
+  if (gpu === null || gpu.devices.length === 0) return [];
   return gpu.request === 'cdi'
     ? [{ Driver: 'cdi', DeviceIDs: gpu.devices.map((uuid) => `nvidia.com/gpu=${uuid}`) }]
     : [{ Driver: 'nvidia', DeviceIDs: gpu.devices, Capabilities: [['gpu', 'compute', 'utility']] }];

@@ -9,7 +9,7 @@ import { createFakeEngine } from './fake.ts';
 import { containerFacts } from './inspection.ts';
 
 const engine = await createFakeEngine().engine.facts();
-const GRANT: GpuGrant = { count: 1, devices: [], mig: null, memoryBytesMax: 8 * 2 ** 30, share: false };
+const GRANT: GpuGrant = { count: 1, vendor: null, devices: [], mig: null, memoryBytesMax: 8 * 2 ** 30, share: false };
 const IMAGE: ImageFacts = {
   digest: `sha256:${'1'.repeat(64)}`,
   repoDigests: [],
@@ -64,9 +64,71 @@ function mismatches(plan: ContainerPlan, said: unknown): readonly string[] {
 const variables = ({ env }: ContainerPlan): readonly string[] =>
   env.filter((entry) => /^(NVIDIA|CUDA)_\w+=/.test(entry));
 
+const NODES = {
+  request: 'nvidia',
+  devices: [],
+  nodes: [
+    { source: '/dev/dri/renderD129', target: '/dev/dri/renderD129' },
+    { source: '/dev/kfd', target: '/dev/kfd' },
+  ],
+  groupIds: [105],
+} as const;
+
+describe('the device nodes of a run', () => {
+  const plan = planFor(NODES);
+  const host = {
+    Devices: NODES.nodes.map(({ source, target }) => ({
+      PathOnHost: source,
+      PathInContainer: target,
+      CgroupPermissions: 'rw',
+    })),
+    GroupAdd: ['105'],
+  };
+  const hostOf = (of: ContainerPlan): Record<string, unknown> =>
+    (containerBody(of, engine) as { HostConfig: Record<string, unknown> }).HostConfig;
+  const wrong = (of: ContainerPlan, said: unknown): readonly string[] => {
+    const container = containerFacts({ HostConfig: said });
+    const world = { kernel: null, process: null, hostNamespaces: {}, mountLocations: {} };
+    return compareLaunch({ plan: of, container, ...world })
+      .map(({ path }) => path)
+      .filter((path) => /device|groupsAdded/.test(path));
+  };
+
+  it('are given one by one, with the group that may use them and without anything of NVIDIA', () => {
+    expect(hostOf(plan)).toMatchObject({ ...host, DeviceRequests: [], DeviceCgroupRules: [], CapAdd: [] });
+    expect(variables(plan)).toEqual(['NVIDIA_VISIBLE_DEVICES=void']);
+    expect(hostOf(planFor(null))).toMatchObject({ Devices: [], GroupAdd: [] });
+  });
+
+  it('go beside what the engine knows by its id', () => {
+    const both = planFor({ ...NODES, request: 'cdi', devices: ['GPU-1'] });
+    expect(hostOf(both)).toMatchObject({
+      ...host,
+      DeviceRequests: [{ Driver: 'cdi', DeviceIDs: ['nvidia.com/gpu=GPU-1'] }],
+    });
+  });
+
+  it.each<[string, ContainerPlan, unknown, readonly string[]]>([
+    ['as they were asked for', plan, host, []],
+    ['none for a run without one', planFor(null), { Devices: null, GroupAdd: null }, []],
+    ['one less', plan, { ...host, Devices: host.Devices.slice(1) }, ['container.devices']],
+    [
+      'one that may be made anew',
+      plan,
+      { ...host, Devices: host.Devices.map((each) => ({ ...each, CgroupPermissions: 'rwm' })) },
+      ['container.devices'],
+    ],
+    ['one for a run without one', planFor(null), { Devices: host.Devices.slice(0, 1) }, ['container.devices']],
+    ['a group for a run without one', planFor(null), { GroupAdd: ['0'] }, ['container.groupsAdded']],
+    ['no group', plan, { ...host, GroupAdd: [] }, ['container.groupsAdded']],
+  ])('read back %s', (_, of, said, paths) => {
+    expect(wrong(of, said)).toEqual(paths);
+  });
+});
+
 describe('the devices of a run', () => {
-  const cdi = planFor({ request: 'cdi', devices: ['GPU-1', 'GPU-2'] });
-  const classic = planFor({ request: 'nvidia', devices: ['GPU-1'] });
+  const cdi = planFor({ request: 'cdi', devices: ['GPU-1', 'GPU-2'], nodes: [], groupIds: [] });
+  const classic = planFor({ request: 'nvidia', devices: ['GPU-1'], nodes: [], groupIds: [] });
   const none = planFor(null);
 
   it('are asked for by their ids, and never by a count', () => {

@@ -46,7 +46,10 @@ export function containerFacts(answer: unknown): ContainerFacts {
       cgroup: text(host['CgroupnsMode']),
     },
     publishedPorts: publishedPorts(host, objectOf(root['NetworkSettings'])),
-    devices: list(host['Devices']).length,
+    devices: list(host['Devices'])
+      .map((entry) => deviceNode(objectOf(entry)))
+      .toSorted(),
+    groupsAdded: list(host['GroupAdd']).map(text).toSorted(),
     deviceRequests: list(host['DeviceRequests'])
       .map((entry) => deviceRequest(objectOf(entry)))
       .toSorted(),
@@ -78,6 +81,10 @@ function mountFacts(mount: Json): ContainerFacts['mounts'][number] {
     readOnly: mount['RW'] === false,
     propagation: text(mount['Propagation']),
   };
+}
+
+function deviceNode(node: Json): string {
+  return `${text(node['PathOnHost'])} → ${text(node['PathInContainer'])} ${text(node['CgroupPermissions'])}`;
 }
 
 /** A count asks for devices that nobody chose, so it shows. */

@@ -34,7 +34,7 @@ describe('the process that reads GPUs', () => {
   });
   const start = async (path = library.path): Promise<Gpus> => {
     gpus = await startGpuClient({
-      library: path,
+      source: { kind: 'nvml', library: path },
       log: SILENT,
       pace: PACE,
       onReading: (reading) => readings.push(reading),

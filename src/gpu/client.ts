@@ -9,14 +9,14 @@ import type { Log } from '../core/ports/log.ts';
 import { printable } from '../core/text.ts';
 import { bootTimeMs } from '../kernel/libc.ts';
 import type { GpuReport, GpuRequest } from './messages.ts';
+import type { GpuSourcePlan } from './source.ts';
 
 /**
  * The daemon's half of the process that reads GPUs. A reading that does not come is not waited for: the process is
  * killed and another one started, each time a little later, for as long as it takes.
  */
 export type GpuClientOptions = {
-  /** Absolute, or a name that the loader finds by itself. */
-  readonly library: string;
+  readonly source: GpuSourcePlan;
   readonly onReading: (reading: GpuReading) => void;
   readonly log: Log;
   readonly pace?: Partial<GpuPace>;
@@ -83,7 +83,7 @@ export async function startGpuClient(options: GpuClientOptions): Promise<Gpus> {
 
   const fails = (message: string): void => {
     const shown = printable(message).slice(0, MESSAGE_CHARS_MAX);
-    if (trouble !== shown) options.log.warn({ library: options.library, reason: shown }, 'GPUs cannot be read');
+    if (trouble !== shown) options.log.warn({ source: options.source.kind, reason: shown }, 'GPUs cannot be read');
     trouble = shown;
     latest = null;
     settled.resolve();
@@ -93,7 +93,8 @@ export async function startGpuClient(options: GpuClientOptions): Promise<Gpus> {
     switch (report.kind) {
       case 'read': {
         const { reading } = report;
-        if (trouble !== null) options.log.info({ devices: reading.devices.length }, 'GPUs are read');
+        if (trouble !== null)
+          options.log.info({ source: reading.source, devices: reading.devices.length }, 'GPUs are read');
         trouble = null;
         latest = reading;
         restartMs = pace.restartMsMin;
@@ -133,7 +134,7 @@ export async function startGpuClient(options: GpuClientOptions): Promise<Gpus> {
       restartTimer = setTimeout(launch, restartMs);
       restartMs = Math.min(restartMs * 2, pace.restartMsMax);
     });
-    send(made, { kind: 'start', library: options.library, everyMs });
+    send(made, { kind: 'start', source: options.source, everyMs });
   };
 
   launch();

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { busyNsBetween, parseFdinfo, readDrmClients, uniqueClients, type DrmClient } from './fdinfo.ts';
+import { busyNsBetween, parseFdinfo, type DrmClient } from './fdinfo.ts';
 
 const AMD = `pos:	0
 flags:	02100002
@@ -38,13 +38,19 @@ const client = (changes: Partial<DrmClient>): DrmClient => ({
   units: {},
   cycles: {},
   memoryBytes: 0,
+  hostMemoryBytes: 0,
   ...changes,
 });
 
 describe('what a driver tells of a client', () => {
   it('is read as amdgpu writes it', () => {
     expect(parseFdinfo(AMD)).toEqual(
-      client({ clientId: 54, busyNs: { gfx: 1_500_000, compute: 2_500_000 }, memoryBytes: 2 * 2 ** 20 }),
+      client({
+        clientId: 54,
+        busyNs: { gfx: 1_500_000, compute: 2_500_000 },
+        memoryBytes: 2 * 2 ** 20,
+        hostMemoryBytes: 4 * 2 ** 20,
+      }),
     );
   });
 
@@ -57,6 +63,7 @@ describe('what a driver tells of a client', () => {
       units: { vcs: 2 },
       cycles: { rcs: { used: 5_000, total: 20_000 } },
       memoryBytes: 2 ** 20,
+      hostMemoryBytes: 900 * 1024,
     });
   });
 
@@ -69,16 +76,15 @@ describe('what a driver tells of a client', () => {
     expect(parseFdinfo(text)).toBeNull();
   });
 
-  it('counts a client once, whoever inherited its descriptor', () => {
-    const other = client({ pciAddress: '0000:04:00.0' });
-    expect(uniqueClients([client({}), client({}), other, client({ clientId: 2 })])).toHaveLength(3);
-  });
-
-  it('is not there for this process, nor for one that is gone', () => {
-    expect(readDrmClients(process.pid)).toEqual([]);
-    expect(readDrmClients(4_194_304)).toEqual([]);
+  it('is read as older drivers write it, and with regions of both kinds', () => {
+    const text = 'drm-driver:\ti915\ndrm-client-id:\t3\ndrm-pdev:\t0000:04:00.0\n';
+    const regions =
+      'drm-total-local0:\t4 MiB\ndrm-resident-local0:\t3 MiB\ndrm-total-system0:\t7 KiB\ndrm-total-stolen-system0:\t9 MiB\n';
+    expect(parseFdinfo(text + regions)).toMatchObject({ memoryBytes: 3 * 2 ** 20, hostMemoryBytes: 7 * 1024 });
   });
 });
+
+const totalBefore = (engine: string): number | null => (engine === 'rcs' ? 9_000 : null);
 
 describe('the time that a device worked for a client', () => {
   it.each<[string, Partial<DrmClient> | null, Partial<DrmClient>, number]>([
@@ -86,16 +92,30 @@ describe('the time that a device worked for a client', () => {
     ['counts units that work side by side once', null, { busyNs: { vcs: 80 }, units: { vcs: 2 } }, 40],
     ['is whole for a client that is new', null, { busyNs: { gfx: 70 } }, 70],
     ['is whole for a counter that begins again', { busyNs: { gfx: 90 } }, { busyNs: { gfx: 20 } }, 20],
-    ['is at most what has passed', null, { busyNs: { gfx: 700 } }, 100],
+    ['is more than has passed for a client that was out of sight', null, { busyNs: { gfx: 700 } }, 700],
     [
       'comes from cycles where the driver counts those',
       { cycles: { rcs: { used: 100, total: 1_000 } } },
       { cycles: { rcs: { used: 200, total: 1_400 } } },
       25,
     ],
+    [
+      'is all of it for a client whose cycles began nobody knows when',
+      null,
+      { cycles: { ccs: { used: 1, total: 9_000 } } },
+      100,
+    ],
+    [
+      'is measured from the cycles that another client told',
+      null,
+      { cycles: { rcs: { used: 100, total: 9_400 } } },
+      25,
+    ],
     ['is nothing without cycles', null, { cycles: { rcs: { used: 0, total: 0 } } }, 0],
     ['is nothing for an idle client', { busyNs: { gfx: 70 } }, { busyNs: { gfx: 70 } }, 0],
   ])('%s', (_, before, now, expected) => {
-    expect(busyNsBetween(before === null ? null : client(before), client(now), 100)).toBe(expected);
+    expect(busyNsBetween(before === null ? null : client(before), client(now), { passedNs: 100, totalBefore })).toBe(
+      expected,
+    );
   });
 });

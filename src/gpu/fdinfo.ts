@@ -1,5 +1,3 @@
-import { readdirSync, readFileSync } from 'node:fs';
-
 /**
  * What AMD, Intel and other drivers of the kernel's own graphics layer tell of each client, in `/proc/PID/fdinfo/FD`
  * (kernel documentation: DRM client usage stats). NVIDIA's driver tells nothing there.
@@ -18,6 +16,8 @@ export type DrmClient = {
   readonly cycles: Readonly<Record<string, { readonly used: number; readonly total: number }>>;
   /** Memory of the device itself that the client holds. */
   readonly memoryBytes: number;
+  /** Memory of the host that the driver holds for the client. Most drivers charge it to no cgroup. */
+  readonly hostMemoryBytes: number;
 };
 
 const KEY = /^(drm-[a-z0-9-]+):\s*(.*?)\s*$/;
@@ -25,8 +25,8 @@ const SIZE = /^(\d+)(?: (KiB|MiB))?$/;
 const TIME = /^(\d+) ns$/;
 const COUNT = /^(\d+)$/;
 const UNIT_BYTES: Readonly<Record<string, number>> = { KiB: 1_024, MiB: 2 ** 20 };
-/** Regions of the device; `system`, `gtt` and the like are memory of the host, and its cgroup counts that. */
-const DEVICE_REGION = /^(?:vram|local|stolen)\d*$/;
+const DEVICE_REGION = /^(?:vram|local|stolen|stolen-local)\d*$/;
+const HOST_REGION = /^(?:gtt|system|cpu)\d*$/;
 
 /** Null for a descriptor that is no client of a graphics device. */
 export function parseFdinfo(text: string): DrmClient | null {
@@ -54,17 +54,27 @@ export function parseFdinfo(text: string): DrmClient | null {
     }
   }
   const pciAddress = fields.get('drm-pdev') ?? '';
-  return { driver, pciAddress, clientId, busyNs, units, cycles, memoryBytes: memoryOf(fields) };
+  const memoryBytes = memoryOf(fields, DEVICE_REGION);
+  return {
+    driver,
+    pciAddress,
+    clientId,
+    busyNs,
+    units,
+    cycles,
+    memoryBytes,
+    hostMemoryBytes: memoryOf(fields, HOST_REGION),
+  };
 }
 
 /** What is resident, where the driver tells; older ones tell `drm-memory-`, and some only what was allocated. */
-function memoryOf(fields: ReadonlyMap<string, string>): number {
+function memoryOf(fields: ReadonlyMap<string, string>, kind: RegExp): number {
   const regions = new Map<string, number>();
   for (const prefix of ['drm-total-', 'drm-memory-', 'drm-resident-']) {
     for (const [key, value] of fields) {
       const region = after(key, prefix);
       const bytes = sizeOf(value);
-      if (region !== null && DEVICE_REGION.test(region) && bytes !== null) regions.set(region, bytes);
+      if (region !== null && kind.test(region) && bytes !== null) regions.set(region, bytes);
     }
   }
   return [...regions.values()].reduce((sum, bytes) => sum + bytes, 0);
@@ -84,49 +94,31 @@ function after(key: string, prefix: string): string | null {
   return key.startsWith(prefix) && key.length > prefix.length ? key.slice(prefix.length) : null;
 }
 
-/** Clients of all these processes, each once: a descriptor that a child inherited is the parent's client. */
-export function uniqueClients(clients: readonly DrmClient[]): readonly DrmClient[] {
-  return [...new Map(clients.map((client) => [`${client.pciAddress} ${client.clientId}`, client])).values()];
-}
-
 /**
  * Nanoseconds that a device worked for a client between two looks, by its busiest engine: engines work side by side, so
  * their sum would count one second several times. A counter that fell belongs to a client of its own, and counts whole.
+ * `totalBefore`: the cycles of the device at the look before, which a client that is new did not see.
  */
-export function busyNsBetween(before: DrmClient | null, now: DrmClient, passedNs: number): number {
+export function busyNsBetween(
+  before: DrmClient | null,
+  now: DrmClient,
+  { passedNs, totalBefore }: { readonly passedNs: number; readonly totalBefore: (engine: string) => number | null },
+): number {
   const byTime = Object.entries(now.busyNs).map(([engine, busyNs]) => {
     const grown = grownBy(before?.busyNs[engine] ?? 0, busyNs);
     return grown / Math.max(1, now.units[engine] ?? 1);
   });
   const byCycles = Object.entries(now.cycles).map(([engine, { used, total }]) => {
-    const earlier = before?.cycles[engine] ?? { used: 0, total: 0 };
-    const passed = grownBy(earlier.total, total);
-    return passed === 0 ? 0 : (grownBy(earlier.used, used) / passed) * passedNs;
+    const grown = grownBy(before?.cycles[engine]?.used ?? 0, used);
+    const from = before?.cycles[engine]?.total ?? totalBefore(engine);
+    if (grown === 0) return 0;
+    // How long that was is not known: it may have been all the time.
+    if (from === null || total <= from) return passedNs;
+    return Math.min(1, grown / (total - from)) * passedNs;
   });
-  return Math.min(passedNs, Math.max(0, ...byTime, ...byCycles));
+  return Math.max(0, ...byTime, ...byCycles);
 }
 
 function grownBy(before: number, now: number): number {
   return now >= before ? now - before : now;
-}
-
-const DESCRIPTORS_MAX = 4_096;
-
-/** The clients that one process holds; [] when it is gone. */
-export function readDrmClients(pid: number, procFolder = '/proc'): readonly DrmClient[] {
-  const folder = `${procFolder}/${pid}/fdinfo`;
-  let names: readonly string[];
-  try {
-    names = readdirSync(folder).slice(0, DESCRIPTORS_MAX);
-  } catch {
-    return [];
-  }
-  return names.flatMap((name) => {
-    try {
-      const client = parseFdinfo(readFileSync(`${folder}/${name}`, 'latin1'));
-      return client === null ? [] : [client];
-    } catch {
-      return [];
-    }
-  });
 }

@@ -14,6 +14,10 @@ function deviceAt(ms: number, changes: Partial<GpuDevice>): GpuDevice {
   return {
     uuid: CARD,
     name: 'Card',
+    vendor: 'nvidia',
+    driver: 'nvidia',
+    withheld: null,
+    nodes: [],
     pciAddress: '0000:3b:00.0',
     parentUuid: null,
     migProfile: null,
@@ -30,7 +34,7 @@ function deviceAt(ms: number, changes: Partial<GpuDevice>): GpuDevice {
 }
 
 function reading(ms: number, ...devices: readonly Partial<GpuDevice>[]): GpuReading {
-  return { atMs: ms, driverVersion: '1', libraryVersion: '1', devices: devices.map((each) => deviceAt(ms, each)) };
+  return { atMs: ms, source: 'nvml', versions: [], devices: devices.map((each) => deviceAt(ms, each)) };
 }
 
 /** `[500, 40]`: 40 % busy until the moment 500. */
@@ -40,6 +44,7 @@ function process(runId: string | null, samples: readonly (readonly [number, numb
     startTicks: 1,
     runId,
     memoryBytes: 100,
+    hostMemoryBytes: 0,
     samples: samples.map(([ms, percent]) => ({ atUs: us(ms), percent })),
   };
 }

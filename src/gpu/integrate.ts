@@ -28,6 +28,8 @@ type DeviceState = {
   readonly percentByRun: ReadonlyMap<string, number>;
 };
 
+const NO_USE: GpuUse = { busyMs: 0, memoryBytes: 0, percent: 0 };
+
 export const GPU_METER_NONE: GpuMeterState = { devices: new Map(), runs: new Map() };
 
 /** Samples reach back for a second; a longer time between two readings has a part that nobody measured. */
@@ -51,7 +53,7 @@ export function integrate(state: GpuMeterState, reading: GpuReading): GpuMeterSt
     const found = readDevice(device, before, reading.atMs);
     devices.set(device.uuid, found.state);
     for (const [runId, use] of found.uses) {
-      const sum = runs.get(runId) ?? { busyMs: 0, memoryBytes: 0, percent: 0 };
+      const sum = runs.get(runId) ?? NO_USE;
       runs.set(runId, {
         busyMs: sum.busyMs + use.busyMs,
         memoryBytes: sum.memoryBytes + use.memoryBytes,
@@ -62,9 +64,23 @@ export function integrate(state: GpuMeterState, reading: GpuReading): GpuMeterSt
   return { devices, runs };
 }
 
+/** Over all of its meters: each source counts its own devices. */
+export function usedBy(meters: Iterable<GpuMeterState>, runId: string): GpuUse {
+  let sum: GpuUse = NO_USE;
+  for (const { runs } of meters) {
+    const use = runs.get(runId) ?? NO_USE;
+    sum = {
+      busyMs: sum.busyMs + use.busyMs,
+      memoryBytes: sum.memoryBytes + use.memoryBytes,
+      percent: Math.max(sum.percent, use.percent),
+    };
+  }
+  return sum;
+}
+
 /** What a run had used before this meter began: a daemon that starts again counts on. */
 export function withUsed(state: GpuMeterState, runId: string, busyMs: number): GpuMeterState {
-  const use = state.runs.get(runId) ?? { busyMs: 0, memoryBytes: 0, percent: 0 };
+  const use = state.runs.get(runId) ?? NO_USE;
   return { ...state, runs: new Map([...state.runs, [runId, { ...use, busyMs: use.busyMs + busyMs }]]) };
 }
 

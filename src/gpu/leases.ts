@@ -1,4 +1,4 @@
-import type { GpuDevice } from '../core/ports/gpu.ts';
+import type { GpuDevice, GpuNode, GpuVendor } from '../core/ports/gpu.ts';
 import { formatBytes } from '../core/units.ts';
 import type { GpuGrant } from '../profile/spec.ts';
 
@@ -6,7 +6,12 @@ import type { GpuGrant } from '../profile/spec.ts';
  * Which devices a run gets. A device belongs to one run, unless every run that has it said `share`. Pure: the same
  * devices and leases give the same answer.
  */
-export type GpuLease = { readonly devices: readonly string[]; readonly share: boolean };
+export type GpuLease = {
+  readonly devices: readonly string[];
+  readonly share: boolean;
+  /** What the container is given for those of them that the engine does not know by their ids. */
+  readonly nodes: readonly GpuNode[];
+};
 
 export type GpuChoice =
   | { readonly ok: true; readonly lease: GpuLease }
@@ -39,7 +44,13 @@ export function chooseDevices(
     const message = `must be at most ${formatBytes(memoryBytes)}, ${what}, got ${formatBytes(grant.memoryBytesMax)}`;
     return { ok: false, keys: ['memory'], message, busy: false };
   }
-  return { ok: true, lease: { devices: chosen.devices.map(({ uuid }) => uuid), share: grant.share } };
+  const devices = chosen.devices.map(({ uuid }) => uuid);
+  return { ok: true, lease: { devices, share: grant.share, nodes: nodesOf(chosen.devices) } };
+}
+
+/** Each once: cards of AMD have one node in common. */
+function nodesOf(devices: readonly GpuDevice[]): readonly GpuNode[] {
+  return [...new Map(devices.flatMap(({ nodes }) => nodes).map((node) => [node.target, node])).values()];
 }
 
 type Chosen = { readonly ok: true; readonly devices: readonly GpuDevice[] } | Extract<GpuChoice, { ok: false }>;
@@ -71,16 +82,43 @@ function noSlice(profile: string, devices: readonly GpuDevice[], slices: readonl
 function whole(grant: GpuGrant, devices: readonly GpuDevice[], isFree: (device: GpuDevice) => boolean): Chosen {
   // A card with MIG on is its slices; as a whole it cannot be used.
   const cards = devices.filter(({ parentUuid, mig }) => parentUuid === null && mig !== 'on');
-  if (grant.count === null) return named(grant.devices, devices, isFree);
-  const free = cards.filter(isFree);
-  if (grant.count <= free.length) return { ok: true, devices: free.slice(0, grant.count) };
-  const offer = `${free.length} free of ${cards.length} on this host`;
+  const { count } = grant;
+  if (count === null) return named(grant.devices, devices, isFree);
+  // A program is built for one vendor's cards: what it gets is never a mixture, and never another vendor's.
+  const vendors = grant.vendor === null ? VENDORS : [grant.vendor];
+  const offers = vendors.map((vendor) => {
+    const all = cards.filter((card) => card.vendor === vendor);
+    return { vendor, all, free: all.filter(isFree) };
+  });
+  const offer = offers.find(({ free }) => free.length >= count);
+  if (offer !== undefined) return { ok: true, devices: offer.free.slice(0, count) };
   return {
     ok: false,
     keys: ['count'],
-    message: `must be at most ${offer}, got ${grant.count}`,
-    busy: grant.count <= cards.length,
+    message: `must be at most ${offerWords(offers)}, got ${count}${withheldWords(offers.flatMap(({ all }) => all))}`,
+    busy: offers.some(({ all }) => all.length >= count),
   };
+}
+
+/** Cards that compute first; a host's own display is seldom meant. */
+const VENDORS: readonly GpuVendor[] = ['nvidia', 'amd', 'intel'];
+
+function withheldWords(cards: readonly GpuDevice[]): string {
+  return cards.map(({ uuid, withheld }) => (withheld === null ? '' : `; ${uuid}: ${withheld}`)).join('');
+}
+
+function offerWords(
+  offers: readonly {
+    readonly vendor: GpuVendor;
+    readonly all: readonly GpuDevice[];
+    readonly free: readonly GpuDevice[];
+  }[],
+): string {
+  const present = offers.filter(({ all }) => all.length > 0);
+  if (present.length === 1 && offers.length > 1)
+    return `${present[0]?.free.length} free of ${present[0]?.all.length} on this host`;
+  if (present.length === 0) return `0 free of 0 ${offers.length === 1 ? `of ${offers[0]?.vendor} ` : ''}on this host`;
+  return `${present.map(({ vendor, all, free }) => `${free.length} free of ${all.length} of ${vendor}`).join(', ')} on this host`;
 }
 
 function named(
@@ -98,6 +136,7 @@ function named(
     }
     if (device.parentUuid === null && device.mig === 'on')
       return refuse(`must be one of its slices, because MIG is on for ${uuid}`, false);
+    if (device.withheld !== null) return refuse(`must be another: ${device.withheld}; got ${uuid}`, false);
     if (!isFree(device)) return refuse(`must be free, and ${uuid} is not`, true);
     if (chosen.includes(device)) return refuse('must not be there twice', false);
     chosen.push(device);
@@ -107,10 +146,10 @@ function named(
 
 function freeFor(
   grant: GpuGrant,
-  { uuid, problem }: GpuDevice,
+  { uuid, problem, withheld }: GpuDevice,
   { leases, suspect }: { readonly leases: ReadonlyMap<string, GpuLease>; readonly suspect: ReadonlySet<string> },
 ): boolean {
-  if (problem !== null || suspect.has(uuid)) return false;
+  if (problem !== null || withheld !== null || suspect.has(uuid)) return false;
   const holders = [...leases.values()].filter(({ devices }) => devices.includes(uuid));
   return holders.every(({ share }) => share && grant.share);
 }

@@ -1,8 +1,9 @@
 import type { GpuReading } from '../core/ports/gpu.ts';
+import type { GpuSourcePlan } from './source.ts';
 
 /** Between the daemon and the process that reads GPUs, over its IPC channel. */
 export type GpuRequest =
-  | { readonly kind: 'start'; readonly library: string; readonly everyMs: number }
+  | { readonly kind: 'start'; readonly source: GpuSourcePlan; readonly everyMs: number }
   | { readonly kind: 'pace'; readonly everyMs: number };
 
 export type GpuReport =

@@ -4,8 +4,9 @@ import { bootTimeMs } from '../kernel/libc.ts';
 import { openNvml } from '../kernel/nvml.ts';
 import type { GpuDevice } from '../core/ports/gpu.ts';
 import { nvmlWords } from './nvml-words.ts';
-import { openNvmlSource, type GpuSource } from './nvml.ts';
+import { openNvmlSource } from './nvml.ts';
 import { createOwners } from './owner.ts';
+import type { GpuSource } from './source.ts';
 
 const GIB = 2 ** 30;
 const CARD = 'GPU-aaaaaaaa-0000-0000-0000-000000000001';

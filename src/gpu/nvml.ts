@@ -1,22 +1,15 @@
-import type { GpuDevice, GpuProcess, GpuProcessSample, GpuReading } from '../core/ports/gpu.ts';
+import type { GpuDevice, GpuProcess, GpuProcessSample } from '../core/ports/gpu.ts';
 import type { Nvml } from '../kernel/nvml.ts';
 import { PATTERN, PROCESS_STRIDE_MAX, readProcessRows, readText, readUtilizationRows } from './nvml-layout.ts';
 import type { ProcessRow, UtilizationRow } from './nvml-layout.ts';
 import { UTILIZATION_STRIDE } from './nvml-layout.ts';
 import { NVML, nvmlWords } from './nvml-words.ts';
+import { mpsWords } from './mps.ts';
 import type { Owners } from './owner.ts';
+import type { GpuSource } from './source.ts';
 
-/**
- * Everything the library tells at one moment. What fails for one device is that device's problem; what fails for all is
- * thrown. Slices of a card are devices of their own beside it.
- */
-export type GpuSource = {
-  /** Throws an Error in words when the driver as a whole does not answer. */
-  read(): GpuReading;
-  close(): void;
-};
-
-export type GpuSourceOptions = {
+/** Everything the library tells at one moment. Slices of a card are devices of their own beside it. */
+export type NvmlSourceOptions = {
   readonly nvml: Nvml;
   readonly owners: Owners;
   /** Milliseconds since boot. */
@@ -37,7 +30,7 @@ const LOOK_BACK_US = 1_000_000;
 
 type Handle = bigint;
 
-export function openNvmlSource(options: GpuSourceOptions): GpuSource {
+export function openNvmlSource(options: NvmlSourceOptions): GpuSource {
   const { nvml, owners } = options;
   const code = nvml.init();
   if (code !== NVML.ok) throw new Error(nvmlWords(code));
@@ -55,27 +48,31 @@ export function openNvmlSource(options: GpuSourceOptions): GpuSource {
     const identity = {
       uuid,
       name,
+      vendor: 'nvidia' as const,
+      driver: 'nvidia',
       pciAddress: parent?.pciAddress ?? pciAddressOf(nvml, handle),
       parentUuid: parent?.uuid ?? null,
       migProfile: parent === null ? null : (/ MIG (\S+)$/.exec(name)?.[1] ?? ''),
     };
     try {
-      return { ...identity, ...measure(handle, { uuid, isSlice: parent !== null }), problem: null };
+      return { ...identity, ...measure(handle, { uuid, isSlice: parent !== null }), problem: null, nodes: [] };
     } catch (error) {
       const problem = error instanceof Error ? error.message : String(error);
-      return { ...identity, ...NOTHING, problem };
+      return { ...identity, ...NOTHING, problem, nodes: [] };
     }
   };
 
   const measure = (
     handle: Handle,
     { uuid, isSlice }: { readonly uuid: string; readonly isSlice: boolean },
-  ): Omit<GpuDevice, 'uuid' | 'name' | 'pciAddress' | 'parentUuid' | 'migProfile' | 'problem'> => {
+  ): Measured => {
     const memory = Buffer.alloc(24);
     expectOk(nvml.memory(handle, memory));
     const memoryBytes = Number(memory.readBigUInt64LE(0));
     const mig = isSlice ? 'on' : migModeOf(nvml, handle);
-    const rows = processesOf(nvml, handle, { deviceMemoryBytes: memoryBytes, isProcess: (pid) => owners.isKnown(pid) });
+    const plausible = { deviceMemoryBytes: memoryBytes, isProcess: (pid: number) => owners.isKnown(pid) };
+    const rows = processesOf(nvml, handle, plausible);
+    const mps = listOf(nvml, 'MPSCompute', handle, plausible);
     const sinceUs = since(uuid);
     const utilization = mig === 'on' ? null : utilizationOf(nvml, handle, sinceUs);
     if (utilization !== null) seenUs.set(uuid, newest(utilization, seenUs.get(uuid) ?? 0));
@@ -86,7 +83,8 @@ export function openNvmlSource(options: GpuSourceOptions): GpuSource {
       percent: mig === 'on' ? null : percentOf(nvml, handle),
       tellsProcesses: utilization !== null,
       sinceUs,
-      processes: joined(rows, utilization ?? [], owners),
+      processes: joined(merged([...rows, ...mps]), utilization ?? [], owners),
+      withheld: mps.length === 0 ? null : mpsWords(mps.map(({ pid }) => pid)),
     };
   };
 
@@ -118,14 +116,20 @@ export function openNvmlSource(options: GpuSourceOptions): GpuSource {
       owners.keep(new Set(devices.flatMap(({ processes }) => processes.map(({ pid }) => pid))));
       return {
         atMs: options.now(),
-        driverVersion: textOf((text) => nvml.driverVersion(text)),
-        libraryVersion: textOf((text) => nvml.libraryVersion(text)),
+        source: 'nvml',
+        versions: [
+          `driver ${textOf((text) => nvml.driverVersion(text))}`,
+          `library ${textOf((text) => nvml.libraryVersion(text))}`,
+        ],
         devices,
       };
     },
     close: () => void nvml.shutdown(),
   };
 }
+
+type Identity = 'uuid' | 'name' | 'vendor' | 'driver' | 'pciAddress' | 'parentUuid' | 'migProfile';
+type Measured = Omit<GpuDevice, Identity | 'problem' | 'nodes'>;
 
 const NOTHING = {
   mig: 'unsupported',
@@ -135,6 +139,7 @@ const NOTHING = {
   tellsProcesses: false,
   sinceUs: 0,
   processes: [],
+  withheld: null,
 } as const;
 
 function told<T>(code: number, value: () => T): T {
@@ -189,18 +194,22 @@ function percentOf(nvml: Nvml, handle: Handle): number | null {
 
 type Context = { readonly deviceMemoryBytes: number; isProcess(pid: number): boolean };
 
-/** Of each kind of process the newest function that this driver has; a process in both lists is one. */
 function processesOf(nvml: Nvml, handle: Handle, plausible: Context): readonly ProcessRow[] {
+  return ['Compute', 'Graphics'].flatMap((kind) => listOf(nvml, kind, handle, plausible));
+}
+
+/** By the newest function of this kind that the driver has. */
+function listOf(nvml: Nvml, kind: string, handle: Handle, plausible: Context): readonly ProcessRow[] {
+  const list = nvml.processes.find(({ name }) => name.startsWith(`nvmlDeviceGet${kind}`));
+  return list === undefined ? [] : processList(list, handle, plausible);
+}
+
+/** A process in several lists is one. Each list tells all the memory of a process, so it is not added up. */
+function merged(rows: readonly ProcessRow[]): readonly ProcessRow[] {
   const found = new Map<number, ProcessRow>();
-  for (const kind of ['Compute', 'Graphics']) {
-    const list = nvml.processes.find(({ name }) => name.includes(kind));
-    if (list === undefined) continue;
-    for (const row of processList(list, handle, plausible)) {
-      const other = found.get(row.pid);
-      // Both lists tell all the memory of a process, so it is not added up.
-      const memoryBytes = other === undefined ? row.memoryBytes : larger(other.memoryBytes, row.memoryBytes);
-      found.set(row.pid, { pid: row.pid, memoryBytes });
-    }
+  for (const { pid, memoryBytes } of rows) {
+    const other = found.get(pid);
+    found.set(pid, { pid, memoryBytes: other === undefined ? memoryBytes : larger(other.memoryBytes, memoryBytes) });
   }
   return [...found.values()];
 }
@@ -260,6 +269,6 @@ function joined(
       .filter((row) => row.pid === pid)
       .map(({ atUs, percent }): GpuProcessSample => ({ atUs, percent }))
       .toSorted((a, b) => a.atUs - b.atUs);
-    return { pid, ...owners.of(pid), memoryBytes, samples };
+    return { pid, ...owners.of(pid), memoryBytes, hostMemoryBytes: 0, samples };
   });
 }

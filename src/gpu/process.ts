@@ -1,13 +1,14 @@
 import { messageOf } from '../core/errors.ts';
-import { bootTimeMs } from '../kernel/libc.ts';
+import { bootTimeMs, sharesFiles } from '../kernel/libc.ts';
 import { openNvml } from '../kernel/nvml.ts';
+import { openDrmSource } from './drm.ts';
 import type { GpuReport, GpuRequest } from './messages.ts';
 import { openNvmlSource } from './nvml.ts';
-import type { GpuSource } from './nvml.ts';
 import { createOwners } from './owner.ts';
+import type { GpuSource, GpuSourcePlan } from './source.ts';
 
 /**
- * The process that asks the driver: it may hang in a call for as long as the driver likes, or crash with it. Whoever
+ * The process that asks one driver: it may hang in a call for as long as the driver likes, or crash with it. Whoever
  * started it sees no reading come, kills it and starts another; nothing that holds a run waits for it.
  */
 let source: GpuSource | null = null;
@@ -23,14 +24,9 @@ process.on('message', (message) => {
   else pace(request.everyMs);
 });
 
-function start({ library, everyMs }: Extract<GpuRequest, { kind: 'start' }>): void {
+function start({ source: plan, everyMs }: Extract<GpuRequest, { kind: 'start' }>): void {
   try {
-    source = openNvmlSource({
-      nvml: openNvml(library),
-      owners: createOwners(),
-      now: bootTimeMs,
-      clockUs: () => Date.now() * 1000,
-    });
+    source = open(plan);
   } catch (error) {
     // A library that could not be opened may be half of the way there: the next process begins from nothing.
     tell({ kind: 'failed', message: messageOf(error) });
@@ -39,6 +35,14 @@ function start({ library, everyMs }: Extract<GpuRequest, { kind: 'start' }>): vo
     return;
   }
   pace(everyMs);
+}
+
+function open(plan: GpuSourcePlan): GpuSource {
+  if (plan.kind === 'drm') {
+    return openDrmSource({ root: plan.root, owners: createOwners(`${plan.root}/proc`), now: bootTimeMs, sharesFiles });
+  }
+  const owners = createOwners();
+  return openNvmlSource({ nvml: openNvml(plan.library), owners, now: bootTimeMs, clockUs: () => Date.now() * 1000 });
 }
 
 function pace(everyMs: number): void {

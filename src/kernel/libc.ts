@@ -190,6 +190,14 @@ export function signalPidfd(pidfd: number, signal: number): void {
   checked('pidfd_send_signal', Number(native.syscall3(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0)));
 }
 
+const SYS_KCMP = process.arch === 'arm64' ? 272 : 312;
+const KCMP_FILES = 2;
+
+/** Whether a thread has the open files of its process; false also where the kernel does not tell. */
+export function sharesFiles(pid: number, threadId: number): boolean {
+  return Number(native.syscall3(SYS_KCMP, pid, threadId, KCMP_FILES, 0)) === 0;
+}
+
 const CLOCK_BOOTTIME = 7;
 
 /** Milliseconds since boot, sleep included: never set back, the same for every process of the host. */

@@ -110,8 +110,8 @@ function load(path: string): ReturnType<typeof koffi.load> {
   }
 }
 
-/** Compute and graphics: a process may have a context of either kind, and is listed in both when it has both. */
-const PROCESS_LISTS = ['Compute', 'Graphics'].flatMap((kind) => [
+/** A process may have contexts of several kinds and is listed in each. */
+const PROCESS_LISTS = ['Compute', 'Graphics', 'MPSCompute'].flatMap((kind) => [
   { name: `nvmlDeviceGet${kind}RunningProcesses_v3`, stride: 24 },
   { name: `nvmlDeviceGet${kind}RunningProcesses_v2`, stride: 24 },
   { name: `nvmlDeviceGet${kind}RunningProcesses`, stride: 16 },

@@ -59,9 +59,16 @@ function gpuFindings(raw: unknown): readonly Finding[] {
     return [{ path: ['budget', 'gpu'], message, hint: 'grant one with limits.gpu, or leave this out' }];
   }
   const ways = ['count', 'devices', 'mig'].filter((way) => Object.hasOwn(gpu, way));
-  if (ways.length === 1) return [];
+  if (ways.length === 1) return vendorFindings(gpu);
   const message = `must say exactly one of count, devices and mig, got ${ways.join(' and ') || 'none'}`;
   return [{ path: ['limits', 'gpu'], message, hint: 'for example { count: 1 }' }];
+}
+
+/** An id and a slice have a vendor by themselves. */
+function vendorFindings(gpu: Readonly<Record<string, unknown>>): readonly Finding[] {
+  if (!Object.hasOwn(gpu, 'vendor') || Object.hasOwn(gpu, 'count')) return [];
+  const message = 'goes with count only';
+  return [{ path: ['limits', 'gpu', 'vendor'], message, hint: 'leave it out: devices and mig say it by themselves' }];
 }
 
 type ListKey = { readonly list: Path; readonly key: string | null };

@@ -138,7 +138,7 @@ accept: [limits.gpu.memory]
       filesMax: 2048,
       bandwidthBitsPerSecond: 20_000_000,
       ioBytesPerSecond: 52_428_800,
-      gpu: { count: 1, devices: [], mig: null, memoryBytesMax: 8_589_934_592, share: false },
+      gpu: { count: 1, vendor: null, devices: [], mig: null, memoryBytesMax: 8_589_934_592, share: false },
     },
     budget: {
       wallMs: 1_800_000,

@@ -88,6 +88,7 @@ function resolveLimits(limits: Profile['limits']): SpecLimits {
 function resolveGpu(gpu: NonNullable<Profile['limits']['gpu']>): GpuGrant {
   return {
     count: gpu.count ?? null,
+    vendor: gpu.vendor ?? null,
     devices: gpu.devices ?? [],
     mig: gpu.mig ?? null,
     memoryBytesMax: optional(gpu.memory, parseSize),

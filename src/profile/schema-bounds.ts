@@ -9,15 +9,22 @@ export const TIME_MS_MAX = 366 * 86_400_000;
 const MEMORY_BYTES_MIN = 6 * 2 ** 20;
 const DENIALS_MUST = 'must be a count, or a count within a time, such as 20/1m';
 
+/** A card without an id of its own goes by its place on the bus. */
+const GPU_ID = /^(?:(?:GPU|MIG)-[0-9A-Za-z-]{1,64}|pci:[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])$/;
+
 const gpu = z
   .strictObject({
     count: wholeNumber({ min: 1, max: 64 })
       .optional()
-      .meta({ description: 'How many whole GPUs.', examples: [1] }),
-    devices: listOf(
-      text({ pattern: /^(?:GPU|MIG)-[0-9A-Za-z-]{1,64}$/, must: 'must be the id of a device, GPU-…' }),
-      64,
-    )
+      .meta({ description: 'How many whole GPUs, all of one vendor.', examples: [1] }),
+    vendor: z
+      .enum(['nvidia', 'amd', 'intel'])
+      .optional()
+      .meta({
+        description: 'Whose GPUs count takes. Left out: NVIDIA’s where enough are free, else AMD’s, else Intel’s.',
+        examples: ['amd'],
+      }),
+    devices: listOf(text({ pattern: GPU_ID, must: 'must be the id of a device, GPU-…, MIG-… or pci:0000:03:00.0' }), 64)
       .min(1)
       .optional()
       .meta({

@@ -56,6 +56,8 @@ export type SpecLimits = {
 
 export type GpuGrant = {
   readonly count: number | null;
+  /** Whose cards `count` takes; null: one vendor's, whichever has enough. */
+  readonly vendor: 'nvidia' | 'amd' | 'intel' | null;
   readonly devices: readonly string[];
   readonly mig: string | null;
   readonly memoryBytesMax: number | null;

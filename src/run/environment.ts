@@ -111,11 +111,13 @@ const MEBIBYTE = 2 ** 20;
  */
 function gpuVariables(spec: Spec, gpu: GpuPlan | null): Record<string, string> {
   const memoryBytesMax = spec.limits.gpu?.memoryBytesMax ?? null;
-  const visible = gpu?.request === 'nvidia' ? gpu.devices.join(',') : 'void';
+  const own = gpu?.devices ?? [];
+  const visible = gpu?.request === 'nvidia' && own.length > 0 ? own.join(',') : 'void';
   if (gpu === null || memoryBytesMax === null) return { NVIDIA_VISIBLE_DEVICES: visible };
+  const limit = String(Math.floor(memoryBytesMax / MEBIBYTE));
   return {
     NVIDIA_VISIBLE_DEVICES: visible,
-    NVIDIA_GPU_MEMORY_LIMIT: String(Math.floor(memoryBytesMax / MEBIBYTE)),
+    ...(own.length === 0 ? {} : { NVIDIA_GPU_MEMORY_LIMIT: limit }),
     RINGFENCE_GPU_MEMORY_BYTES: String(memoryBytesMax),
   };
 }

@@ -6,6 +6,8 @@ export type ProcessFacts = {
   /** Real, effective, saved and filesystem ids. */
   readonly uids: readonly number[];
   readonly gids: readonly number[];
+  /** Beside its main group. */
+  readonly groups: readonly number[];
   readonly noNewPrivileges: boolean;
   /** 0 none, 1 strict, 2 filter. */
   readonly seccompMode: number;
@@ -42,6 +44,7 @@ export function parseProcessFacts(texts: {
   return {
     uids: numbers('Uid'),
     gids: numbers('Gid'),
+    groups: status.get('Groups') === '' ? [] : numbers('Groups'),
     noNewPrivileges: status.get('NoNewPrivs') === '1',
     seccompMode: numbers('Seccomp')[0] ?? Number.NaN,
     capabilities: Object.fromEntries(CAPABILITY_SETS.map((name) => [name, status.get(name) ?? 'missing'])),

@@ -14,6 +14,7 @@ const STATUS = `Name:	docker-init
 State:	S (sleeping)
 Uid:	10001	10001	10001	10001
 Gid:	10001	10001	10001	10001
+Groups:	10001 
 CapInh:	0000000000000000
 CapPrm:	0000000000000000
 CapEff:	0000000000000000
@@ -140,7 +141,8 @@ describe('compareLaunch', () => {
       },
     ],
     ['container.publishedPorts', { publishedPorts: 1 }],
-    ['container.devices', { devices: 1 }],
+    ['container.devices', { devices: ['/dev/mem → /dev/mem rwm'] }],
+    ['container.groupsAdded', { groupsAdded: ['0'] }],
     ['container.deviceRequests', { deviceRequests: ['nvidia GPU-1 gpu'] }],
     ['container.restartPolicy', { restartPolicy: 'always' }],
     ['container.limits.memory', { memoryBytesMax: 0 }],
@@ -182,6 +184,8 @@ describe('compareLaunch', () => {
     ['process.noNewPrivileges', 'NoNewPrivs:\t1', 'NoNewPrivs:\t0'],
     ['process.seccomp', 'Seccomp:\t2', 'Seccomp:\t0'],
     ['process.uid', 'Uid:\t10001\t10001', 'Uid:\t10001\t0'],
+    ['process.groups', 'Groups:\t10001 ', 'Groups:\t10001 44 '],
+    ['process.groups', 'Groups:\t10001 \n', ''],
     ['process.gid', 'Gid:\t10001', 'Gid:\t0'],
     ['process.capabilities.CapEff', 'CapEff:\t0000000000000000', 'CapEff:\t0000000000000001'],
     ['process.capabilities.CapBnd', 'CapBnd:\t0000000000000000\n', ''],

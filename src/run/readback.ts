@@ -62,7 +62,8 @@ function compareContainer(plan: ContainerPlan, container: ContainerFacts): Misma
     ...differs('container.namespaces.network', plan.network, modes.network),
     ...differs('container.namespaces.cgroup', 'private', modes.cgroup),
     ...differs('container.publishedPorts', 0, container.publishedPorts),
-    ...differs('container.devices', 0, container.devices),
+    ...differs('container.devices', nodesOf(plan), container.devices),
+    ...differs('container.groupsAdded', groupsOf(plan).map(String).toSorted(), container.groupsAdded),
     ...differs('container.deviceRequests', deviceRequestsOf(plan), container.deviceRequests),
     ...differs('container.restartPolicy', 'no', container.restartPolicy),
     ...differs('container.init', true, container.init),
@@ -86,8 +87,16 @@ function compareContainer(plan: ContainerPlan, container: ContainerFacts): Misma
   ];
 }
 
+function nodesOf({ gpu }: ContainerPlan): string[] {
+  return (gpu?.nodes ?? []).map(({ source, target }) => `${source} → ${target} rw`).toSorted();
+}
+
+function groupsOf({ gpu }: ContainerPlan): readonly number[] {
+  return gpu?.groupIds ?? [];
+}
+
 function deviceRequestsOf({ gpu }: ContainerPlan): string[] {
-  if (gpu === null) return [];
+  if (gpu === null || gpu.devices.length === 0) return [];
   return gpu.request === 'cdi'
     ? [`cdi ${gpu.devices.map((uuid) => `nvidia.com/gpu=${uuid}`).join(',')}`]
     : [`nvidia ${gpu.devices.join(',')} gpu+compute+utility`];
@@ -163,6 +172,7 @@ function compareProcess(evidence: LaunchEvidence, process: ProcessFacts): Mismat
   return [
     ...differs('process.uid', [uid, uid, uid, uid], process.uids),
     ...differs('process.gid', [gid, gid, gid, gid], process.gids),
+    ...groupsBeyond(process.groups, { main: gid ?? Number.NaN, added: groupsOf(plan) }),
     ...differs('process.noNewPrivileges', true, process.noNewPrivileges),
     ...differs('process.seccomp', 2, process.seccompMode),
     ...Object.entries(process.capabilities).flatMap(([set, bits]) =>
@@ -176,6 +186,19 @@ function compareProcess(evidence: LaunchEvidence, process: ProcessFacts): Mismat
     ...NAMESPACES.flatMap((name) => ownNamespace(name, evidence.hostNamespaces[name], process.namespaces[name])),
     ...compareMounts(evidence, process.mounts),
   ];
+}
+
+/** The engine may list the main group among the others, or not. */
+function groupsBeyond(
+  groups: readonly number[],
+  { main, added }: { readonly main: number; readonly added: readonly number[] },
+): Mismatch[] {
+  const others = groups.filter((group) => group !== main || added.includes(group));
+  return differs('process.groups', ascending(added), ascending(others));
+}
+
+function ascending(groups: readonly number[]): number[] {
+  return groups.toSorted((a, b) => a - b);
 }
 
 function ownNamespace(name: string, host: string | undefined, agent: string | undefined): Mismatch[] {

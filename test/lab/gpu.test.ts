@@ -6,11 +6,13 @@ import type { Ledger, RecordDraft } from '../../src/core/ports/record.ts';
 import type { Gpus } from '../../src/core/ports/gpu.ts';
 import { GpuDesk, type GpuRun } from '../../src/daemon/gpu-desk.ts';
 import { startGpuClient } from '../../src/gpu/client.ts';
+import type { GpuSourcePlan } from '../../src/gpu/source.ts';
 import { bootTimeMs } from '../../src/kernel/libc.ts';
 import type { GpuGrant, Spec } from '../../src/profile/spec.ts';
 import { specOf } from '../../src/run/testing.ts';
 import { SILENT } from '../support/conformance-gpu.ts';
-import { buildGpuLibrary, type GpuLibrary } from '../support/gpu-library.ts';
+import { buildGpuLibrary } from '../support/gpu-library.ts';
+import { buildGpuWorld } from '../support/gpu-world.ts';
 import { until } from '../support/until.ts';
 import { launch, makeRun, startFixture, stopFixture, untilReport } from '../support/warden-run.ts';
 import type { FixtureRun, WardenFixture } from '../support/warden-run.ts';
@@ -20,22 +22,47 @@ import type { FixtureRun, WardenFixture } from '../support/warden-run.ts';
  * cgroups and the processes in them. Only the driver's answers are played, and no engine grants a device.
  */
 const GIB = 2 ** 30;
-const CARD = 'GPU-aaaaaaaa-0000-0000-0000-000000000001';
-const OTHER = 'GPU-aaaaaaaa-0000-0000-0000-000000000002';
-const CARDS = [`device ${CARD} ${80 * GIB} used=${GIB} percent=50`, `device ${OTHER} ${80 * GIB}`];
+type StandIn = { readonly source: GpuSourcePlan; play(...lines: readonly string[]): void; remove(): void };
+type Kind = {
+  readonly name: string;
+  readonly ids: readonly [string, string];
+  readonly fault: string;
+  build(): StandIn;
+};
+const KINDS: readonly Kind[] = [
+  {
+    name: 'NVIDIA’s library',
+    ids: ['GPU-aaaaaaaa-0000-0000-0000-000000000001', 'GPU-aaaaaaaa-0000-0000-0000-000000000002'],
+    fault: 'crash memory',
+    build: () => {
+      const library = buildGpuLibrary();
+      return { ...library, source: { kind: 'nvml', library: library.path } };
+    },
+  },
+  {
+    name: 'the kernel',
+    ids: ['pci:0000:03:00.0', 'pci:0000:04:00.0'],
+    fault: 'hang memory',
+    build: () => {
+      const world = buildGpuWorld();
+      return { ...world, source: { kind: 'drm', root: world.root } };
+    },
+  },
+];
 const FACT = { deadlineMs: 20_000 };
 const SLEEP = 'sleep 60';
 const HELD: GpuBounds = { memoryBytesMax: 8 * GIB, silentMsMax: 30_000 };
 
 function wanting(gpu: Partial<GpuGrant> | null): Spec {
   const spec = specOf();
-  const grant = { count: null, devices: [], mig: null, memoryBytesMax: null, share: false };
+  const grant = { count: null, vendor: null, devices: [], mig: null, memoryBytesMax: null, share: false };
   return { ...spec, limits: { ...spec.limits, gpu: gpu === null ? null : { ...grant, ...gpu } } };
 }
 
-describe('a run with a GPU', () => {
+describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids: [CARD, OTHER], fault: death, ...kind }) => {
+  const CARDS = [`device ${CARD} ${80 * GIB} used=${GIB} percent=50`, `device ${OTHER} ${80 * GIB}`];
   let fixture: WardenFixture;
-  let library: GpuLibrary;
+  let library: StandIn;
   let desk: GpuDesk;
   let gpus: Gpus;
   let runs: FixtureRun[];
@@ -62,10 +89,11 @@ describe('a run with a GPU', () => {
       log: SILENT,
       absent: null,
       requestFor: () => 'cdi',
+      mpsPids: () => [],
       now: bootTimeMs,
     });
     gpus = await startGpuClient({
-      library: library.path,
+      source: library.source,
       log: SILENT,
       pace: { watchingMs: 100, idleMs: 100, readingMsMax: 1_000, restartMsMin: 50 },
       onReading: (reading) => desk.take(reading),
@@ -81,7 +109,7 @@ describe('a run with a GPU', () => {
 
   beforeEach(async () => {
     fixture = await startFixture();
-    library = buildGpuLibrary();
+    library = kind.build();
     library.play(...CARDS);
     [runs, states, records, sent] = [[], new Map(), [], []];
     await openDesk();
@@ -168,7 +196,7 @@ describe('a run with a GPU', () => {
     expect(await breachOf(twin.runId)).toBeNull();
   });
 
-  it.each(['hang memory', `error memory 15 ${CARD}`])(
+  it.each(['hang memory', 'error memory 15', `error memory 15 ${CARD}`])(
     'is ended when nothing is told of its device (%s), and goes on where its profile says so',
     async (fault) => {
       const held = await start(wanting({ devices: [CARD] }), { gpu: { ...HELD, silentMsMax: 1_000 } });
@@ -186,7 +214,7 @@ describe('a run with a GPU', () => {
 
   it('survives a reader that dies and is started again in time', async () => {
     const { runId } = await start(wanting({ count: 1 }), { gpu: { ...HELD, silentMsMax: 8_000 } }, 'sleep 4');
-    library.play(...CARDS, 'crash memory');
+    library.play(...CARDS, death);
     await until('the reader is gone', () => gpus.problem() !== null, FACT);
     library.play(...CARDS);
     expect(await breachOf(runId)).toBeNull();

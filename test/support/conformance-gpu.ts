@@ -3,15 +3,16 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { GpuReading, Gpus } from '../../src/core/ports/gpu.ts';
 import type { Log } from '../../src/core/ports/log.ts';
 import { startGpuClient } from '../../src/gpu/client.ts';
+import type { GpuSourcePlan } from '../../src/gpu/source.ts';
 import { until } from './until.ts';
 
 export const SILENT: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
 const FACT_MS_MAX = 20_000;
-const DEVICE_ID = /^(?:GPU|MIG)-[0-9A-Za-z-]{1,64}$/;
+const DEVICE_ID = /^(?:(?:GPU|MIG)-[0-9A-Za-z-]{1,64}|pci:[0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7])$/;
 
-/** What every library must tell, the stand-in and that of a real driver. */
-export function gpuConformance(name: string, open: () => { readonly library: string; close(): void }): void {
+/** What every source must tell, the stand-ins and real drivers. */
+export function gpuConformance(name: string, open: () => { readonly source: GpuSourcePlan; close(): void }): void {
   describe(`the GPU port: ${name}`, () => {
     const readings: GpuReading[] = [];
     let under: ReturnType<typeof open>;
@@ -21,7 +22,7 @@ export function gpuConformance(name: string, open: () => { readonly library: str
       under = open();
       const pace = { watchingMs: 200, idleMs: 200 };
       gpus = await startGpuClient({
-        library: under.library,
+        source: under.source,
         log: SILENT,
         pace,
         onReading: (reading) => readings.push(reading),
@@ -35,11 +36,9 @@ export function gpuConformance(name: string, open: () => { readonly library: str
 
     it('has no problem, and tells which driver it is', () => {
       expect(gpus.problem()).toBeNull();
-      const { driverVersion, libraryVersion } = readings.at(-1) as GpuReading;
-      expect([driverVersion, libraryVersion]).toEqual([
-        expect.stringMatching(/^\d+(\.\d+)+$/),
-        expect.stringMatching(/^\d+(\.\d+)+$/),
-      ]);
+      const { versions } = readings.at(-1) as GpuReading;
+      expect(versions.length).toBeGreaterThan(0);
+      for (const version of versions) expect(version).toMatch(/^(?:driver|library|kernel) \d+(?:\.\d+)+/);
     });
 
     it('tells of each device what it is, and nothing impossible', () => {
@@ -51,6 +50,9 @@ export function gpuConformance(name: string, open: () => { readonly library: str
           expect(device.memoryBytes).toBeGreaterThan(2 ** 20);
           expect(device.memoryBytesUsed).toBeLessThanOrEqual(device.memoryBytes);
           expect(device.percent ?? 0).toBeLessThanOrEqual(100);
+          expect(`${device.vendor} ${device.driver}`).toMatch(/^(?:nvidia nvidia|amd amdgpu|intel (?:xe|i915))$/);
+          // Either the engine knows it by its id, or there is a node to give.
+          expect(device.vendor === 'nvidia' || device.withheld !== null || device.nodes.length > 0).toBe(true);
           if (device.parentUuid !== null) expect(devices.map(({ uuid }) => uuid)).toContain(device.parentUuid);
         }
       }

@@ -137,7 +137,12 @@ export type TmpfsPlan = {
 export type GpuPlan = {
   /** By the engine's own device interface, or through NVIDIA's runtime hook. */
   readonly request: 'cdi' | 'nvidia';
+  /** NVIDIA's, by id. */
   readonly devices: readonly string[];
+  /** Device nodes of other vendors. */
+  readonly nodes: readonly { readonly source: string; readonly target: string }[];
+  /** The groups that may use those nodes. */
+  readonly groupIds: readonly number[];
 };
 
 /** What inspection says, reduced to what is compared with the plan. */
@@ -168,7 +173,9 @@ export type ContainerFacts = {
     readonly cgroup: string;
   };
   readonly publishedPorts: number;
-  readonly devices: number;
+  /** `/dev/dri/renderD128 → /dev/dri/renderD128 rw`, sorted. */
+  readonly devices: readonly string[];
+  readonly groupsAdded: readonly string[];
   /** `cdi nvidia.com/gpu=GPU-…`: driver, devices and capabilities of each request, sorted. */
   readonly deviceRequests: readonly string[];
   readonly restartPolicy: string;
