@@ -59,7 +59,7 @@ function wanting(gpu: Partial<GpuGrant> | null): Spec {
   return { ...spec, limits: { ...spec.limits, gpu: gpu === null ? null : { ...grant, ...gpu } } };
 }
 
-describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids: [CARD, OTHER], fault: death, ...kind }) => {
+describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids: [CARD, OTHER], fault: death, ...stand }) => {
   const CARDS = [`device ${CARD} ${80 * GIB} used=${GIB} percent=50`, `device ${OTHER} ${80 * GIB}`];
   let fixture: WardenFixture;
   let library: StandIn;
@@ -109,7 +109,7 @@ describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids: [CARD, OTHER]
 
   beforeEach(async () => {
     fixture = await startFixture();
-    library = kind.build();
+    library = stand.build();
     library.play(...CARDS);
     [runs, states, records, sent] = [[], new Map(), [], []];
     await openDesk();
