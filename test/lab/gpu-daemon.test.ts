@@ -251,6 +251,7 @@ describe('a host with one GPU', () => {
         rung: 'watchdog',
         evidence: expect.stringMatching(/^nvidia, Stand-in, 80 GiB, driver nvidia; memory: /),
       },
+      { name: 'limits.gpu.memory', rung: 'watchdog' },
       { name: 'gpu grant' },
       { name: 'budget.gpu', rung: 'watchdog' },
     ]);
