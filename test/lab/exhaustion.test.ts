@@ -1,0 +1,77 @@
+import { describe, expect, test } from 'vitest';
+import { PYTHON, SHELL, useSupervised, type ProfileDraft } from '../support/supervised.ts';
+
+/**
+ * What an agent could take from the host or from its neighbours without writing a byte to a disk, each with its twin
+ * just below the bound; and how what the kernel refused is told apart afterwards.
+ */
+const supervised = useSupervised();
+const MIB = 2 ** 20;
+
+const exited = { exitCode: 0, outcome: { reason: 'exited', exitCode: 0, incidentId: null } };
+const ended = (reason: string, rule: string) => ({ exitCode: 124, outcome: { reason, rule } });
+
+async function both(
+  draft: Omit<ProfileDraft, 'command'>,
+  commands: { hostile: readonly string[]; twin: readonly string[] },
+) {
+  return await Promise.all([
+    supervised.run({ ...draft, command: commands.hostile }),
+    supervised.run({ ...draft, name: `${draft.name}-twin`, command: commands.twin }),
+  ]);
+}
+
+describe('what lies in the buffers of sockets', () => {
+  const draft = { limits: { memory: '48MiB', files: 512 } };
+
+  test('of TCP is no more than limits.memory either, and a little of it passes', async () => {
+    const fill = (connections: number): readonly string[] =>
+      PYTHON(`
+import socket, time
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(512)
+kept, total, deadline = [], 0, time.monotonic() + 8
+for _ in range(${connections}):
+    if time.monotonic() > deadline: break
+    dialled = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+    kept += [dialled, accepted]
+    dialled.setblocking(False)
+    try:
+        while time.monotonic() < deadline: total += dialled.send(b'x' * 65536)
+    except BlockingIOError: pass
+print('held', total, flush=True)
+`);
+    const [hostile, twin] = await both({ name: 'tcp-buffers', ...draft }, { hostile: fill(150), twin: fill(2) });
+    // A kernel that counts it as memory may end the agent for it; one that counts it apart lets it wait.
+    if (hostile.outcome.reason === 'exited') {
+      const held = Number(/^held (\d+)$/m.exec(hostile.output)?.[1]);
+      expect({ held, within: held <= 64 * MIB, used: held > 16 * MIB }).toMatchObject({ within: true, used: true });
+    } else expect(hostile).toMatchObject(ended('oom', 'limits.memory'));
+    expect(twin).toMatchObject(exited);
+    expect(Number(/^held (\d+)$/m.exec(twin.output)?.[1])).toBeGreaterThan(MIB);
+  });
+});
+
+describe('a process that the kernel ended for memory', () => {
+  const eat = `python3 -c "x = bytearray(b'x' * ${200 * MIB})"`;
+  const limits = { memory: '64MiB' };
+
+  test('ends the run as oom although the first process goes on to exit with 0', async () => {
+    const run = await supervised.run({ name: 'oom-then-0', command: SHELL(`${eat}; exit 0`), limits });
+    expect(run).toMatchObject(ended('oom', 'limits.memory'));
+    expect(run.outcome.usage.oomKills).toBeGreaterThanOrEqual(1);
+  });
+});
+
+test('an agent whose own first process could not fork is told so, and not what it was killed by', async () => {
+  const fork = SHELL('sleep 0.5 & sleep 0.5 & sleep 0.5 & sleep 0.5 & wait; exit 0');
+  const [refused, twin] = await Promise.all([
+    supervised.run({ name: 'first-forks', command: fork, limits: { pids: 4 } }),
+    supervised.run({ name: 'first-forks-twin', command: fork, limits: { pids: 8 } }),
+  ]);
+  expect(refused).toMatchObject(ended('limit.pids', 'limits.pids'));
+  expect(refused.outcome.usage).toMatchObject({ oomKills: 0, diskFull: [] });
+  expect(twin).toMatchObject(exited);
+});
