@@ -21,8 +21,42 @@ async function both(
   ]);
 }
 
+test('threads count as processes', async () => {
+  const start = (count: number): readonly string[] =>
+    PYTHON(`
+import threading, time
+for _ in range(${count}): threading.Thread(target=time.sleep, args=(0.5,)).start()
+print('started', flush=True)
+`);
+  const [hostile, twin] = await both(
+    { name: 'threads', limits: { pids: 16 } },
+    { hostile: start(40), twin: start(10) },
+  );
+  expect(hostile).toMatchObject(ended('limit.pids', 'limits.pids'));
+  expect(hostile.outcome.usage.pidsPeak).toBeLessThanOrEqual(16);
+  expect(twin).toMatchObject({ ...exited, outcome: { usage: { pidsRefusals: 0 } } });
+});
+
 describe('what lies in the buffers of sockets', () => {
   const draft = { limits: { memory: '48MiB', files: 512 } };
+
+  test('counts as memory where it never leaves the agent', async () => {
+    const fill = (pairs: number): readonly string[] =>
+      PYTHON(`
+import socket
+kept = []
+for _ in range(${pairs}):
+    pair = socket.socketpair()
+    kept.append(pair)
+    pair[0].setblocking(False)
+    try:
+        while True: pair[0].send(b'x' * 4096)
+    except BlockingIOError: pass
+`);
+    const [hostile, twin] = await both({ name: 'pairs', ...draft }, { hostile: fill(240), twin: fill(20) });
+    expect(hostile).toMatchObject(ended('oom', 'limits.memory'));
+    expect(twin).toMatchObject(exited);
+  });
 
   test('of TCP is no more than limits.memory either, and a little of it passes', async () => {
     const fill = (connections: number): readonly string[] =>
@@ -62,6 +96,26 @@ describe('a process that the kernel ended for memory', () => {
     const run = await supervised.run({ name: 'oom-then-0', command: SHELL(`${eat}; exit 0`), limits });
     expect(run).toMatchObject(ended('oom', 'limits.memory'));
     expect(run.outcome.usage.oomKills).toBeGreaterThanOrEqual(1);
+  });
+
+  test('is told of, and nothing more, where the profile says that one process may go', async () => {
+    const draft = { limits: { ...limits, onOom: 'process' } };
+    const [well, badly] = await Promise.all([
+      supervised.run({ name: 'oom-process-0', command: SHELL(`${eat}; exit 0`), ...draft }),
+      supervised.run({ name: 'oom-process-3', command: SHELL(`${eat}; exit 3`), ...draft }),
+    ]);
+    expect(well).toMatchObject(exited);
+    expect(badly).toMatchObject({ exitCode: 3, outcome: { reason: 'exited', exitCode: 3 } });
+    for (const { outcome } of [well, badly]) {
+      expect(outcome.detail).toContain('the kernel ended 1 of its processes for memory');
+      expect(outcome.usage.oomKills).toBe(1);
+    }
+  });
+
+  test('is oom where it is the first process itself', async () => {
+    const draft = { limits: { ...limits, onOom: 'process' } };
+    const run = await supervised.run({ name: 'oom-first', command: SHELL(`exec ${eat}`), ...draft });
+    expect(run).toMatchObject(ended('oom', 'limits.memory'));
   });
 });
 
