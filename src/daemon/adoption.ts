@@ -20,6 +20,8 @@ export type AdoptionParts = {
   readonly log: Log;
   /** What the warden did while no daemon was there to hear it. */
   readonly afterlife: readonly WardenReport[];
+  /** Of the host, now. */
+  readonly bootId: string;
   portsFor(run: NewRun): Promise<RunPorts>;
 };
 
@@ -44,6 +46,7 @@ export async function adoptRuns(open: readonly OpenRun[], parts: AdoptionParts):
 async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
   const { containerId, startedAtMs, runId } = run;
   if (containerId === null || startedAtMs === null) return false;
+  if (endedWithHost(run, parts)) return false;
   const container = await inspectPatiently(parts.engine, containerId);
   if (container.labels[LABEL_RUN] !== runId || container.startedAt === null) return false;
   const profile = profileFrom(run.admission);
@@ -75,6 +78,15 @@ async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
   }
   replayAfterlife(runId, parts);
   return true;
+}
+
+/**
+ * What the engine says of a container after the host came back (an exit code, no time at all) is not how its run ended.
+ * What the warden did before the host went down is: such a run is taken over to say so.
+ */
+function endedWithHost(run: OpenRun, { afterlife, bootId }: AdoptionParts): boolean {
+  if (run.bootId === null || run.bootId === bootId) return false;
+  return !afterlife.some((report) => report.kind === 'breached' && report.runId === run.runId);
 }
 
 /** One lost reply must not cost an agent its life. A container that is not there will not come back. */

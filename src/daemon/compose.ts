@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { pino } from 'pino';
@@ -138,10 +138,12 @@ async function assemble(
   const engine = createDockerEngine({ host: config.engine ?? process.env['DOCKER_HOST'] ?? DEFAULT_ENGINE });
   closers.push(async () => engine.close());
   const engineFacts = await engine.facts();
+  const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   await ledger.append({
     kind: 'daemon.started',
     version: VERSION,
     pid: process.pid,
+    bootId,
     engine: engineFacts.version,
     gapFrom: replay.lastDaemon?.stoppedAt === null ? replay.lastDaemon.lastAt : null,
   }).flushed;
@@ -218,7 +220,7 @@ async function assemble(
     places: { forbidden: [statePath, dirname(socketPath), engineFacts.rootDirectory] },
     sharedSecretFolders: [SHARED_SECRETS_FOLDER],
   };
-  const clean = cleanerOf({ parts, replay, log, table });
+  const clean = cleanerOf({ parts, replay, log, table, bootId });
   const supervisor = new Supervisor({
     version: VERSION,
     admission: {
@@ -262,6 +264,7 @@ async function assemble(
     supervisor,
     log,
     afterlife: takeAfterlife(join(statePath, 'warden')).map(({ report }) => report),
+    bootId,
     portsFor: (run) => portsFor(run, parts),
   });
   const adopted = new Set(table.alive().map(({ driver }) => driver.state.runId));
@@ -406,14 +409,15 @@ function cleanerOf(options: {
   readonly replay: Replay;
   readonly log: Log;
   readonly table: RunTable;
+  readonly bootId: string;
 }): Clean {
-  const { parts, replay, log, table } = options;
+  const { parts, replay, log, table, bootId } = options;
   const past = [...replay.open.map(({ runId }) => runId), ...replay.ended.map(({ outcome }) => outcome.runId)];
   return async (runIdsAlive, open) => {
     const admittedRunIds = new Set([...past, ...table.all().map(({ driver }) => driver.state.runId)]);
     const { removed, foreign } = await removeLeftovers(
       { open, admittedRunIds, aliveRunIds: runIdsAlive },
-      { ...parts, log },
+      { ...parts, log, bootId },
     );
     if (removed.length > 0 || foreign.length > 0)
       parts.ledger.append({ kind: 'garbage.collected', removed, foreign }).flushed.catch(() => undefined);

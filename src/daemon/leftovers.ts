@@ -22,12 +22,15 @@ export type LeftoverParts = {
   readonly trust: Pick<TrustDesk, 'collectGarbage'>;
   readonly log: Log;
   readonly engineFacts: EngineFacts;
+  /** Of the host, now. */
+  readonly bootId: string;
   /** Left out: those of this host. */
   readonly cgroups?: LeftoverCgroups;
 };
 
 type LeftoverCgroups = Pick<RunCgroups, 'make' | 'killNow' | 'remove'> & { list(): readonly string[] };
 
+const HOW_LOST = 'the daemon went away before the run was over; the next one ended it';
 /** What has not died of so many looks sleeps in the kernel. */
 const KILL_TRIES_MAX = 40;
 const KILL_TRY_MS = 50;
@@ -74,7 +77,7 @@ export async function removeLeftovers(
       kind: 'run.ended',
       runId: run.runId,
       profile: run.profile,
-      outcome: lostOutcome(run, new Date().toISOString()),
+      outcome: lostOutcome(run, { endedAt: new Date().toISOString(), bootId: parts.bootId }),
     }).flushed;
   for (const what of todo.foreign) log.warn({ what }, 'carries our label and was not made by this daemon; left alone');
   return { removed, foreign: todo.foreign };
@@ -93,7 +96,10 @@ async function killAll(runId: string, cgroups: LeftoverCgroups): Promise<void> {
 }
 
 /** The end of a run whose daemon went away: what it used is not known any more, and that is said. */
-function lostOutcome(run: OpenRun, endedAt: string): Outcome {
+function lostOutcome(run: OpenRun, now: { readonly endedAt: string; readonly bootId: string }): Outcome {
+  const { endedAt, bootId } = now;
+  const hostWentDown = run.bootId !== null && run.bootId !== bootId;
+  const how = hostWentDown ? 'the host went down while it ran' : HOW_LOST;
   const text = (field: string): string => (typeof run.admission[field] === 'string' ? run.admission[field] : '');
   return {
     runId: run.runId,
@@ -102,7 +108,7 @@ function lostOutcome(run: OpenRun, endedAt: string): Outcome {
     imageDigest: text('imageDigest') === '' ? null : text('imageDigest'),
     reason: run.breach?.breach.reason ?? 'supervisor.lost',
     rule: run.breach?.breach.rule ?? null,
-    detail: 'the daemon went away before the run was over; the next one ended it. Its use is not known.',
+    detail: `${how}. Its use is not known.`,
     exitCode: null,
     signal: null,
     startedAt: null,

@@ -23,6 +23,7 @@ const OPEN: OpenRun = {
   launchDigest: null,
   containerId: 'c1',
   startedAtMs: 1,
+  bootId: null,
   breach: null,
   incidentId: null,
 };

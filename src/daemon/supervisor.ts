@@ -104,6 +104,7 @@ export class Supervisor implements RunService {
   private readonly waiting = new Map<string, NodeJS.Timeout>();
   private readonly reloads = new Turns();
   private stopping = false;
+  private left = false;
 
   constructor(options: SupervisorOptions) {
     this.options = options;
@@ -438,11 +439,9 @@ export class Supervisor implements RunService {
   }
 
   private recordForeignNetwork({ driver, spec }: RunEntry): void {
-    const { runId } = driver.state;
     const what = 'the container was given a network that is not its own';
-    this.options.ledger
-      .append({ kind: 'drift.detected', runId, profile: spec.name, what })
-      .flushed.catch(() => undefined);
+    const record = { kind: 'drift.detected', runId: driver.state.runId, profile: spec.name, what } as const;
+    this.options.ledger.append(record).flushed.catch(() => undefined);
   }
 
   /** The kill path is gone: nothing measures or ends the runs any more, so they end now. */
@@ -466,12 +465,14 @@ export class Supervisor implements RunService {
   /** Starts nothing more and lets the runs go on; those still being launched are ended, as nobody could take them over. */
   async leave(): Promise<void> {
     this.stopping = true;
+    this.left = true;
     const unfinished = this.options.table.alive().filter(({ driver }) => driver.state.phase !== 'running');
     await this.endAndWait(unfinished);
   }
 
-  /** Ends every run and waits until nothing of them is left. */
+  /** Ends every run and waits until nothing of them is left. Runs that were left are the next daemon's, not this one's. */
   async stopAll(): Promise<void> {
+    if (this.left) return;
     this.stopping = true;
     await this.endAndWait(this.options.table.alive());
   }

@@ -46,7 +46,7 @@ function incidentOf(id: string): object {
   return {
     id,
     cure: '',
-    subject: { traceparent: null },
+    subject: { traceparent: null, command: [] },
     what: { tags: [] },
     evidence: { ...seen, lastAllowed: [], curve: [], logLines: [] },
     action: {},
@@ -93,6 +93,25 @@ test('tells runs that ended from those that the daemon left', async () => {
   expect(replay.open).toMatchObject([
     { runId: 'r2', profile: 'rome', containerId: 'c2', admission: { image: 'x' } },
     { runId: 'r3', containerId: null },
+  ]);
+});
+
+test('knows in which boot of the host a run started', async () => {
+  const started = (runId: string): RecordDraft => ({ kind: 'run.started', runId, profile: 'rome', containerId: 'c' });
+  const replay = await replayOf([
+    { kind: 'daemon.started' },
+    admitted('r1'),
+    started('r1'),
+    { kind: 'daemon.started', bootId: 'b1' },
+    admitted('r2'),
+    started('r2'),
+    { kind: 'daemon.started', bootId: 'b2' },
+    admitted('r3'),
+  ]);
+  expect(replay.open.map(({ runId, bootId }) => [runId, bootId])).toEqual([
+    ['r1', null],
+    ['r2', 'b1'],
+    ['r3', null],
   ]);
 });
 

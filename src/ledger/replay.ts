@@ -40,6 +40,8 @@ export type OpenRun = {
   readonly containerId: string | null;
   /** Milliseconds since boot at which it started; null before that. */
   readonly startedAtMs: number | null;
+  /** The boot of the host in which it started; null for a run of a version that did not record it. */
+  readonly bootId: string | null;
   /** What ended it, when the daemon went away before it could say so. */
   readonly breach: { readonly breach: Breach; readonly usage: Usage } | null;
   /** The incident that was opened for it already; it gets no second one. */
@@ -70,6 +72,7 @@ class Replaying implements Replay {
   readonly #incidents = new Map<string, ReplayedIncident>();
   readonly #open = new Map<string, OpenRun>();
   readonly #ended = new Map<string, EndedRun>();
+  #bootId: string | null = null;
 
   get incidents(): readonly ReplayedIncident[] {
     return [...this.#incidents.values()];
@@ -90,6 +93,7 @@ class Replaying implements Replay {
     switch (record.kind) {
       case 'daemon.started':
         this.lastDaemon = { startedAt: record.at, stoppedAt: null, lastAt: record.at };
+        this.#bootId = textOf(record['bootId']);
         return;
       case 'daemon.stopped':
         if (this.lastDaemon !== null) this.lastDaemon = { ...this.lastDaemon, stoppedAt: record.at };
@@ -104,6 +108,7 @@ class Replaying implements Replay {
             launchDigest: textOf(record['profileDigest']),
             containerId: null,
             startedAtMs: null,
+            bootId: null,
             breach: null,
             incidentId: null,
           };
@@ -159,6 +164,7 @@ class Replaying implements Replay {
       ...run,
       containerId: textOf(record['containerId']),
       startedAtMs: typeof startedAtMs === 'number' ? startedAtMs : null,
+      bootId: this.#bootId,
     });
   }
 

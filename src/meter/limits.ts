@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { CgroupPaths } from '../core/ports/warden.ts';
 import { isGone } from './counters.ts';
 
@@ -33,11 +33,22 @@ export function readLimits(leaf: CgroupPaths): HeldLimits {
   }
   return {
     memoryBytesMax: v2Memory,
-    memorySwapBytesMax: sum(v2Memory, readLimit(leaf.memory, 'memory.swap.max')),
+    memorySwapBytesMax: sum(v2Memory, swapBytesMax(leaf.memory)),
     cpuMillis: cpuMillisV2(leaf.cpu),
     pidsMax: readLimit(leaf.pids, 'pids.max'),
     socketBytesMax: 'absent',
   };
+}
+
+/**
+ * What the container's cgroup or the one above it allows, whichever is less: engines do not tell systemd of the swap, so its
+ * next reload sets that free on the container's own, and the run's own cgroup holds it.
+ */
+function swapBytesMax(leaf: string): HeldLimit {
+  const own = readLimit(leaf, 'memory.swap.max');
+  const above = readLimit(dirname(leaf), 'memory.swap.max');
+  if (typeof own !== 'number') return typeof above === 'number' ? above : own;
+  return typeof above === 'number' ? Math.min(own, above) : own;
 }
 
 /** Before 2016 only TCP, hence the name; today every protocol whose memory the kernel counts. */

@@ -231,6 +231,17 @@ describe('readLimits', () => {
       },
     ],
     [
+      'v2 with swap that only the cgroup above holds',
+      {
+        'memory.swap.max': '0\n',
+        'c/memory.max': '4096\n',
+        'c/memory.swap.max': 'max\n',
+        'c/cpu.max': '5000 100000\n',
+        'c/pids.max': '1\n',
+      },
+      { memoryBytesMax: 4_096, memorySwapBytesMax: 4_096, cpuMillis: 50, pidsMax: 1, socketBytesMax: 'absent' },
+    ],
+    [
       'v2 without the swap controller',
       { 'c/memory.max': '4096\n', 'c/cpu.max': '5000 100000\n', 'c/pids.max': '1\n' },
       { memoryBytesMax: 4_096, memorySwapBytesMax: 'absent', cpuMillis: 50, pidsMax: 1, socketBytesMax: 'absent' },

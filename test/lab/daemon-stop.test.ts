@@ -37,6 +37,20 @@ test('an orderly stop with onStop: keep leaves the runs to the next daemon, and 
   }
 });
 
+test('a daemon that is told to hand over leaves the runs to the next one, also with onStop: end', async () => {
+  const profile = `${lab.scratch}/kept.yaml`;
+  writeFileSync(profile, KEPT, { mode: 0o644 });
+  await using daemon = await startDaemon({ config: { onStop: 'end' } });
+  const cli = async (...args: string[]): Promise<string> => (await daemon.cli(args)).stdout.trim();
+  const runId = await cli('run', '--detach', profile);
+  await until('it runs', async () => (await cli('ps', '--json')).includes('"running"'), { deadlineMs: GAP_MS_MAX });
+  await daemon.handOver();
+  await daemon.start();
+  expect(await cli('ps', '--json')).toContain(runId);
+  await cli('kill', runId);
+  expect(JSON.parse(await cli('wait', runId, '--json'))).toMatchObject({ reason: 'killed' });
+});
+
 test('a second daemon on the same host is refused, whatever its state and socket', async () => {
   await using first = await startDaemon();
   await expect(startDaemon()).rejects.toThrow(/another daemon holds the egress fence/);

@@ -85,7 +85,9 @@ export class SimulatedDaemon {
     const replay = await replayLedger(ledger);
     this.replay = replay;
     const killed = replay.lastDaemon?.stoppedAt === null;
-    await ledger.append({ kind: 'daemon.started', gapFrom: killed ? replay.lastDaemon.lastAt : null }).flushed;
+    const bootId = String(host.bootMs);
+    const gapFrom = killed ? replay.lastDaemon.lastAt : null;
+    await ledger.append({ kind: 'daemon.started', bootId, gapFrom }).flushed;
     const engine = engineOver(this.wire);
     const fence = fenceOver(this.wire, (runId) => this.allowedOf(runId));
     const outbox = outboxOf(host, () => this.alive);
@@ -153,6 +155,7 @@ export class SimulatedDaemon {
       supervisor,
       log: SILENT,
       afterlife,
+      bootId,
       portsFor: (run) => this.portsFor(run),
     });
     const adopted = new Set(table.alive().map(({ driver }) => driver.state.runId));
@@ -168,6 +171,7 @@ export class SimulatedDaemon {
         trust: { collectGarbage: (keep) => collect(host.trust, keep) },
         cgroups: host.cgroups,
         engineFacts: ENGINE_FACTS,
+        bootId,
       },
     );
     this.watch = new EngineWatch({ engine, ledger, table, log: SILENT });

@@ -77,7 +77,7 @@ export class Host {
   releaseFailed = false;
   onEngineEvent: (event: EngineEvent) => void = () => undefined;
   rebootedAtMs = -1;
-  private bootMs = 0;
+  bootMs = 0;
   private readonly unclaimed: ((exitCode: number) => void)[] = [];
   private readonly containerRuns = new Map<string, string>();
 

@@ -42,6 +42,8 @@ export type TestDaemon = AsyncDisposable & {
   crash(): Promise<void>;
   /** Ends it in good order; the folder stays. */
   stop(): Promise<void>;
+  /** SIGUSR2: it leaves its runs to the next one. */
+  handOver(): Promise<void>;
   /** Starts it again on the same folder, after `crash` or `stop`. */
   start(): Promise<void>;
   /** Ends it if it runs and removes the folder. */
@@ -97,6 +99,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<TestDaem
       }),
     crash: () => end('SIGKILL'),
     stop: () => end('SIGTERM'),
+    handOver: () => end('SIGUSR2'),
     start,
     close,
     [Symbol.asyncDispose]: close,
