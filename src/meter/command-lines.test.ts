@@ -9,7 +9,7 @@ import { argvOf } from './command-lines-look.ts';
 import { CommandLines, type CommandLinesOptions } from './command-lines.ts';
 
 const AT = '2026-10-05T08:00:00.000Z';
-const PACE = { everyMs: 10, lookMsMax: 5_000, restartMs: 10 };
+const PACE = { everyMs: 10, lookMsMax: 5_000, firstLookMsMax: 60_000, restartMs: 10 };
 const FACT_MS_MAX = 20_000;
 const releases: (() => void)[] = [];
 afterEach(() => {

@@ -20,6 +20,8 @@ export type CommandLinesPace = {
   readonly everyMs: number;
   /** A look that takes longer hangs on a process. */
   readonly lookMsMax: number;
+  /** The first look waits for the program to start as well, which takes a busy host seconds. */
+  readonly firstLookMsMax: number;
   readonly restartMs: number;
 };
 
@@ -32,7 +34,7 @@ export type CommandLinesOptions = {
 };
 
 const PROGRAM = fileURLToPath(new URL(`./command-lines-process${extname(import.meta.url)}`, import.meta.url));
-const PACE: CommandLinesPace = { everyMs: 250, lookMsMax: 1_000, restartMs: 1_000 };
+const PACE: CommandLinesPace = { everyMs: 250, lookMsMax: 1_000, firstLookMsMax: 30_000, restartMs: 1_000 };
 /** What comes before a breach asks for a look out of turn, but not one after the other. */
 const SOON_MS_MIN = 50;
 const SOON: ReadonlySet<WardenReport['kind']> = new Set(['denied', 'asked', 'warned', 'held']);
@@ -63,6 +65,8 @@ export class CommandLines {
   private restartAtMs = 0;
   private lookedAtMs = 0;
   private abandoned = 0;
+  /** The reader that runs has said something. */
+  private answered = false;
   private closed = false;
 
   constructor(options: CommandLinesOptions) {
@@ -125,11 +129,12 @@ export class CommandLines {
     };
     this.reading = null;
     this.lookedAtMs = performance.now();
-    this.deadline = setTimeout(() => this.hang(), this.pace.lookMsMax);
+    this.deadline = setTimeout(() => this.hang(), this.answered ? this.pace.lookMsMax : this.pace.firstLookMsMax);
     child.stdin?.write(`${JSON.stringify(request)}\n`);
   }
 
   private start(): ChildProcess {
+    this.answered = false;
     const child = spawn(process.execPath, [this.program], { stdio: ['pipe', 'pipe', 'inherit'] });
     // Nothing here is worth keeping the daemon for.
     child.unref();
@@ -147,16 +152,26 @@ export class CommandLines {
     switch (report.kind) {
       case 'reading':
         this.reading = report;
+        this.started();
         return;
       case 'read':
         this.keep(report);
         return;
       case 'looked':
+        this.answered = true;
         this.settle();
         return;
       default:
         report satisfies never;
     }
+  }
+
+  /** It runs: from here on it is the processes that keep it. */
+  private started(): void {
+    if (this.answered || this.deadline === null) return;
+    this.answered = true;
+    clearTimeout(this.deadline);
+    this.deadline = setTimeout(() => this.hang(), this.pace.lookMsMax);
   }
 
   private keep({ runId, pid, startTicks, argv }: Extract<LookReport, { kind: 'read' }>): void {
