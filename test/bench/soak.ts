@@ -152,7 +152,8 @@ function anyKind(): Kind {
 async function notePeaks(): Promise<void> {
   const { counts } = await measure(daemon, (run) => runIds.has(run));
   for (const [what, count] of counts) peaks.set(what, Math.max(count, peaks.get(what) ?? 0));
-  process.stderr.write(`${alive.size} alive, ${launched} launched, ${faults.length} faults\n`);
+  const fault = faults.at(-1) ?? 'none';
+  process.stderr.write(`${alive.size} alive, ${launched} launched, ${faults.length} faults (last: ${fault})\n`);
 }
 
 /** Measured when nothing changes any more: connections of a moment, and what a removal takes. */
