@@ -25,8 +25,8 @@ import type { WardenFixture } from '../support/warden-run.ts';
 const MINUTES_MAX = 30;
 /** The start of an agent is not what is measured. */
 const SETTLE_MS = 3_000;
-/** So near that one agent on its own could cross it within half a sampling interval of an idle one. */
-const CLOSE_CPU_MS = 600;
+/** So near that each is looked at about seven times a second, with two cores. */
+const CLOSE_CPU_MS = 300;
 const CLOSE: readonly BudgetPlan[] = FAR_FROM_BOUNDS.map((plan) =>
   plan.budget === 'cpu' ? { budget: 'cpu', limitMs: CLOSE_CPU_MS, action: 'kill' } : plan,
 );

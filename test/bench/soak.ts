@@ -43,7 +43,7 @@ const { values } = parseArgs({
 const agents = Number(values.agents);
 const minutes = Number(values.minutes);
 const lifeSeconds = Number(values.life ?? Math.max(LIFE_SECONDS_MIN, Math.round(agents * SECONDS_PER_LAUNCH)));
-const PAGE = 'wget -q -T 5 -O /dev/null http://docs.example.test/';
+const PAGE = String.raw`printf 'GET / HTTP/1.0\r\nHost: docs.example.test\r\n\r\n' | nc -w 5 docs.example.test 80`;
 
 const stop = stopAfter(minutes + EXTRA_MINUTES_MAX);
 await using daemon = await startDaemon({ config: { runsMax: agents + LAUNCHES_AT_ONCE } });
@@ -51,9 +51,9 @@ const client: Client = connectClient({ socketPath: daemon.socket });
 const wall = `${lifeSeconds * 4}s`;
 const good = [0.5, 1, 1.5].map((share) => goodProfile(Math.round(lifeSeconds * share)));
 const bad = [
-  badProfile('burn', 'while :; do :; done', 'budget.cpu'),
-  badProfile('fill', 'tail /dev/zero', 'oom'),
-  badProfile('send', 'wget -q -T 5 http://198.51.100.77/; sleep 60', 'egress.forbidden'),
+  badProfile('burn', 'while :; do :; done', { reason: 'budget.cpu', cpu: '500ms' }),
+  badProfile('fill', 'tail /dev/zero', { reason: 'oom', cpu: '1m' }),
+  badProfile('send', 'nc -w 5 198.51.100.77 80 < /dev/null; sleep 60', { reason: 'egress.forbidden', cpu: '1m' }),
 ];
 type Kind = { readonly path: string; readonly reason: string };
 
@@ -75,14 +75,18 @@ report(before, after, failures);
 process.exitCode = failures.length === 0 && launched > 0 ? 0 : 1;
 
 function goodProfile(seconds: number): Kind {
-  const command = ['sh', '-c', `${PAGE}; exec sleep ${seconds}`];
+  const command = ['sh', '-c', `${PAGE} > /dev/null; exec sleep ${seconds}`];
   const egress = { allow: ['docs.example.test:80'] };
   const name = `soak-sleep-${seconds}`;
   return { path: writeProfile(daemon, { name, image: IMAGE, command, egress, budget: { wall } }), reason: 'exited' };
 }
 
-function badProfile(name: string, script: string, reason: string): Kind {
-  const budget = { wall, cpu: '500ms', denials: 0 };
+function badProfile(
+  name: string,
+  script: string,
+  { reason, cpu }: { readonly reason: string; readonly cpu: string },
+): Kind {
+  const budget = { wall, cpu, denials: 0 };
   return {
     path: writeProfile(daemon, { name: `soak-${name}`, image: IMAGE, command: ['sh', '-c', script], budget }),
     reason,
