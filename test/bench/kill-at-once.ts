@@ -4,7 +4,7 @@
  *
  *   scripts/lab exec -- node test/bench/kill-at-once.ts [--agents 40] [--rounds 5]
  *
- * The moment is known beforehand, and the end is what the agent itself wrote last, at most a millisecond before its death
+ * The moment is known beforehand, and the end is what the agent itself wrote last, at most 5 ms before its death
  * (`test/fixtures/agents/clock.c`).
  */
 import { setTimeout as delay } from 'node:timers/promises';
