@@ -21,7 +21,9 @@ const native = {
   setsockopt: libc.func('int setsockopt(int fd, int level, int name, const void *value, unsigned int length)'),
   getsockopt: libc.func('int getsockopt(int fd, int level, int name, _Out_ void *value, _Inout_ unsigned int *length)'),
   poll: libc.func('int poll(_Inout_ rf_pollfd *entries, unsigned long count, int timeout)'),
-  pollTable: libc.func('int poll(void *entries, unsigned long count, int timeout)'),
+  epoll_create1: libc.func('int epoll_create1(int flags)'),
+  epoll_ctl: libc.func('int epoll_ctl(int set, int operation, int fd, void *event)'),
+  epoll_wait: libc.func('int epoll_wait(int set, void *events, int count, int timeout)'),
   eventfd: libc.func('int eventfd(unsigned int initial, int flags)'),
   if_indextoname: libc.func('void *if_indextoname(unsigned int index, _Out_ void *name)'),
   close: libc.func('int close(int fd)'),
@@ -67,8 +69,6 @@ export const SOL_NETLINK = 270;
 export const POLLIN = 0x1;
 export const POLLPRI = 0x2;
 export const POLLOUT = 0x4;
-export const POLLERR = 0x8;
-export const POLLHUP = 0x10;
 
 export function openSocket(options: { domain: number; type: number; protocol: number }): number {
   return checked('socket', native.socket(options.domain, options.type | SOCK_CLOEXEC, options.protocol));
@@ -124,40 +124,66 @@ export function pollDescriptors(entries: readonly PollEntry[], timeoutMs: number
   return array.map((entry) => entry.revents);
 }
 
-const POLLFD_BYTES = 8;
-const REVENTS_OFFSET = 6;
+const EPOLL_CLOEXEC = 0x80000;
+const EPOLL_CTL_ADD = 1;
+const EPOLL_CTL_DEL = 2;
+/** The kernel's epoll_event is packed on x86-64 alone. */
+const EVENT = process.arch === 'x64' ? { bytes: 12, dataOffset: 4 } : { bytes: 16, dataOffset: 8 };
 
-/** The entries of poll(2) kept in the kernel's own layout, for a loop that waits often on the same descriptors. */
-export type PollTable = {
-  /** Replaces all entries. */
-  fill(entries: readonly PollEntry[]): void;
-  /** How many entries are ready; 0 after the time-out or an interruption. */
-  wait(timeoutMs: number): number;
-  /** The ready mask of one entry after `wait`. */
-  ready(index: number): number;
+/** `owner`: what the descriptor was opened for, because its number is used again when that is closed. */
+export type PollSetEntry = PollEntry & { readonly owner: object };
+
+/** Descriptors for a loop that waits often on the same hundreds: a wait costs what is ready, not what is watched. */
+export type PollSet = {
+  /** Replaces all entries. What was closed needs no word. */
+  fill(entries: readonly PollSetEntry[]): void;
+  /** Places of the ready entries, in their order; none after the time-out or an interruption. */
+  wait(timeoutMs: number): readonly number[];
 };
 
-export function createPollTable(): PollTable {
-  let buffer = Buffer.alloc(POLLFD_BYTES * 64);
-  let count = 0;
+export function createPollSet(): PollSet {
+  const set = checked('epoll_create1', native.epoll_create1(EPOLL_CLOEXEC));
+  const registered = new Map<number, { readonly owner: object; readonly events: number }>();
+  const control = Buffer.alloc(EVENT.bytes);
+  const places = new Map<number, number>();
+  let ready = Buffer.alloc(EVENT.bytes);
+  const remove = (fd: number): void => {
+    registered.delete(fd);
+    if (native.epoll_ctl(set, EPOLL_CTL_DEL, fd, control) === 0) return;
+    // The kernel forgets a descriptor that is closed, and its number may mean something else by now.
+    if (![constants.errno.ENOENT, constants.errno.EBADF, constants.errno.EPERM].includes(koffi.errno()))
+      throw new SystemCallError('epoll_ctl', koffi.errno());
+  };
+  const add = ({ fd, events, owner }: PollSetEntry): void => {
+    control.writeUInt32LE(events, 0);
+    control.writeUInt32LE(fd, EVENT.dataOffset);
+    checked('epoll_ctl', native.epoll_ctl(set, EPOLL_CTL_ADD, fd, control));
+    registered.set(fd, { owner, events });
+  };
   return {
     fill: (entries) => {
-      if (buffer.length < entries.length * POLLFD_BYTES) buffer = Buffer.alloc(entries.length * POLLFD_BYTES * 2);
-      count = entries.length;
-      entries.forEach((entry, index) => {
-        buffer.writeInt32LE(entry.fd, index * POLLFD_BYTES);
-        buffer.writeInt16LE(entry.events, index * POLLFD_BYTES + 4);
-        buffer.writeInt16LE(0, index * POLLFD_BYTES + REVENTS_OFFSET);
-      });
+      places.clear();
+      entries.forEach(({ fd }, place) => places.set(fd, place));
+      for (const fd of registered.keys()) if (!places.has(fd)) remove(fd);
+      for (const entry of entries) {
+        const known = registered.get(entry.fd);
+        if (known?.owner === entry.owner && known.events === entry.events) continue;
+        if (known !== undefined) remove(entry.fd);
+        add(entry);
+      }
+      if (ready.length < entries.length * EVENT.bytes) ready = Buffer.alloc(entries.length * EVENT.bytes * 2);
     },
     wait: (timeoutMs) => {
-      const ready = native.pollTable(buffer, count, Math.max(0, Math.ceil(timeoutMs))) as number;
-      if (ready >= 0) return ready;
-      if (koffi.errno() !== EINTR) throw new SystemCallError('poll', koffi.errno());
-      for (let index = 0; index < count; index += 1) buffer.writeInt16LE(0, index * POLLFD_BYTES + REVENTS_OFFSET);
-      return 0;
+      const room = ready.length / EVENT.bytes;
+      const count = native.epoll_wait(set, ready, room, Math.max(0, Math.ceil(timeoutMs))) as number;
+      if (count < 0 && koffi.errno() === EINTR) return [];
+      const found: number[] = [];
+      for (let index = 0; index < checked('epoll_wait', count); index += 1) {
+        const place = places.get(ready.readUInt32LE(index * EVENT.bytes + EVENT.dataOffset));
+        if (place !== undefined) found.push(place);
+      }
+      return found.toSorted((a, b) => a - b);
     },
-    ready: (index) => buffer.readInt16LE(index * POLLFD_BYTES + REVENTS_OFFSET),
   };
 }
 

@@ -1,19 +1,23 @@
 import type { Usage } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { CgroupPaths } from '../core/ports/warden.ts';
+import { onlyLeafOf } from '../meter/layout.ts';
 import { readLimits } from '../meter/limits.ts';
+import { READING_NONE } from '../meter/meter.ts';
 import type { CgroupReading, Meter } from '../meter/meter.ts';
 import type { RunTraffic } from '../meter/traffic.ts';
 
 /** What a run has used, put together from its cgroup, the fence's counters and the warden's own count of denials. */
 export type Gauge = {
-  /** Reads everything that is cheap, and now and then what is not. */
+  /** Reads what decides, and now and then the rest. */
   refresh(at: {
     readonly nowMs: number;
     readonly wallMs: number;
     readonly denials: number;
+    /** Something happened: what the kernel counts of it is read now. */
+    readonly whole?: boolean;
     /** The run is over, so what is read now stays. */
-    readonly last: boolean;
+    readonly last?: boolean;
   }): void;
   readonly reading: CgroupReading;
   readonly usage: Usage;
@@ -21,29 +25,26 @@ export type Gauge = {
   readonly memoryBytesMax: number;
   readonly cpuMillisMax: number | null;
   openLeaf(paths: CgroupPaths): void;
+  /**
+   * The engine's word that the container runs comes some milliseconds late, and an agent that fails at once would take
+   * with it the counters that only its own cgroup has (on v1: refused processes and OOM kills). True when it is there.
+   */
+  openOnlyLeaf(parent: CgroupPaths): boolean;
   /** What the driver told of the run's devices. */
   noteGpu(told: { readonly busyMs: number; readonly memoryBytes: number }): void;
 };
 
 type GpuUsage = Pick<Usage, 'gpuMs' | 'gpuMemoryBytes' | 'gpuMemoryBytesPeak'>;
 
-/** The file cache that reclaim would drop moves slowly, and costs more to read than all the rest. */
-const INACTIVE_EVERY_MS = 5_000;
+/**
+ * What decides nothing while nothing happens (peaks, refusals, throttling), and the file cache that reclaim would drop,
+ * which moves slowly and costs more to read than all the rest.
+ */
+const SLOW_EVERY_MS = 5_000;
 /** The counters of all runs are read in one go, and shared for a while. */
 const TRAFFIC_AGE_MS = 100;
 /** The last reading is a new one, shared only by the runs that end in the same turn of the loop. */
 const TRAFFIC_LAST_AGE_MS = 0.001;
-const READING_NONE: CgroupReading = {
-  cpuMs: 0,
-  cpuThrottledMs: 0,
-  memoryBytes: 0,
-  memoryBytesPeak: 0,
-  pids: 0,
-  pidsPeak: 0,
-  pidsRefusals: 0,
-  oomKills: 0,
-};
-
 export function createGauge(
   meter: Meter,
   traffic: (at: { readonly nowMs: number; readonly ageMsMax: number }) => RunTraffic,
@@ -55,7 +56,17 @@ export function createGauge(
   let leafPids: string | null = null;
   let cpuMillisMax: number | null = null;
   let inactiveBytes = 0;
-  let inactiveAtMs = Number.NEGATIVE_INFINITY;
+  let slowAtMs = Number.NEGATIVE_INFINITY;
+  /** Where no event tells of an OOM kill, it is looked for every time. */
+  const eventsTell = (): boolean => meter.events().some(({ about }) => about === 'memory');
+  // Opened once, when it is first seen; its limits are read again when the engine says that it is complete.
+  const openLeaf = (paths: CgroupPaths): void => {
+    if (leafPids !== paths.pids) meter.openLeaf(paths);
+    leafPids = paths.pids;
+    const held = readLimits(paths);
+    if (typeof held.memoryBytesMax === 'number') memoryBytesMax = held.memoryBytesMax;
+    if (typeof held.cpuMillis === 'number') cpuMillisMax = held.cpuMillis;
+  };
   return {
     get reading() {
       return reading;
@@ -69,13 +80,11 @@ export function createGauge(
     get cpuMillisMax() {
       return cpuMillisMax;
     },
-    // Opened once, when it is first seen; its limits are read again when the engine says that it is complete.
-    openLeaf: (paths) => {
-      if (leafPids !== paths.pids) meter.openLeaf(paths);
-      leafPids = paths.pids;
-      const held = readLimits(paths);
-      if (typeof held.memoryBytesMax === 'number') memoryBytesMax = held.memoryBytesMax;
-      if (typeof held.cpuMillis === 'number') cpuMillisMax = held.cpuMillis;
+    openLeaf,
+    openOnlyLeaf: (parent) => {
+      const leaf = onlyLeafOf(parent);
+      if (leaf !== null) openLeaf(leaf);
+      return leaf !== null;
     },
     noteGpu: ({ busyMs, memoryBytes }) => {
       gpu = {
@@ -86,10 +95,11 @@ export function createGauge(
       };
       usage = { ...usage, ...gpu };
     },
-    refresh: ({ nowMs, wallMs, denials, last }) => {
-      reading = meter.read();
-      if (nowMs - inactiveAtMs >= INACTIVE_EVERY_MS) {
-        inactiveAtMs = nowMs;
+    refresh: ({ nowMs, wallMs, denials, last = false, whole = false }) => {
+      const slowDue = nowMs - slowAtMs >= SLOW_EVERY_MS;
+      reading = last || whole || slowDue || !eventsTell() ? meter.read() : meter.readMoving();
+      if (slowDue) {
+        slowAtMs = nowMs;
         inactiveBytes = meter.readSlow().inactiveFileBytes;
       }
       const { egressBytes, ingressBytes, connections } = traffic({
@@ -119,6 +129,26 @@ export function createGauge(
     },
   };
 }
+
+const REPORT_MS = 1_000;
+/** An agent that does nothing is told of now and then: hundreds of them wait for a model most of the time. */
+const REPORT_SAME_MS = 5_000;
+
+/** How long the use of a run may go unreported, by what was reported last. Time passes for every run alike. */
+export function reportEveryMs(reported: Usage, now: Usage): number {
+  return MOVING.some((key) => reported[key] !== now[key]) ? REPORT_MS : REPORT_SAME_MS;
+}
+
+const MOVING = [
+  'cpuMs',
+  'memoryBytes',
+  'pids',
+  'egressBytes',
+  'ingressBytes',
+  'connections',
+  'gpuMs',
+  'gpuMemoryBytes',
+] as const satisfies readonly (keyof Usage)[];
 
 /** A tenth of a millisecond is as exact as anything here can be. */
 export function tenths(ms: number): number {

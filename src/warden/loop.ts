@@ -2,9 +2,9 @@ import { assertNever } from '../core/assert.ts';
 import { messageOf, RingfenceError } from '../core/errors.ts';
 import type { WardenReport, WardenRequest, WatchPlan } from '../core/ports/warden.ts';
 import type { Ipset } from '../kernel/ipset.ts';
-import { bootTimeMs, createPollTable, deviceName } from '../kernel/libc.ts';
-import { POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI } from '../kernel/libc.ts';
-import type { PollEntry } from '../kernel/libc.ts';
+import { bootTimeMs, createPollSet, deviceName } from '../kernel/libc.ts';
+import { POLLIN, POLLOUT, POLLPRI } from '../kernel/libc.ts';
+import type { PollSetEntry } from '../kernel/libc.ts';
 import type { Links } from '../kernel/links.ts';
 import type { Nflog, NflogPacket } from '../kernel/nflog.ts';
 import type { MeterEvent } from '../meter/meter.ts';
@@ -22,7 +22,7 @@ import { WatchedRun } from './run.ts';
 import type { RunWorld } from './run-world.ts';
 
 /**
- * The warden's loop: one thread, one poll(2), no promise and no timer. It wakes for a request, a refused packet, a
+ * The warden's loop: one thread, one epoll(7), no promise and no timer. It wakes for a request, a refused packet, a
  * change in a run's cgroup, or the moment at which a run must be looked at again; whatever it does then is done before
  * it waits again, in an order that puts what decides before what reports.
  */
@@ -51,7 +51,6 @@ const AFTERLIFE_CHECK_MS = 200;
 const LAUNCH_MS_MAX = 60_000;
 const LATE_MS = 100;
 const LATE_REPORT_EVERY_MS = 1_000;
-const READY = POLLIN | POLLPRI | POLLERR | POLLHUP;
 /** What the next daemon must hear of the time without one. */
 const LASTING: readonly WardenReport['kind'][] = ['breached', 'emptied', 'undead', 'held'];
 const NO_TRAFFIC: RunTraffic = { egressBytes: 0, ingressBytes: 0, connections: 0 };
@@ -61,7 +60,7 @@ export function runWardenLoop(options: WardenLoop): void {
   new Loop(options).run();
 }
 
-type Listener = { readonly entry: PollEntry; onReady(): void };
+type Listener = { readonly entry: PollSetEntry; onReady(): void };
 
 class Loop {
   private readonly options: WardenLoop;
@@ -72,9 +71,9 @@ class Loop {
   private readonly runs = new Map<string, WatchedRun>();
   private readonly byAddress = new Map<string, WatchedRun>();
   private readonly byBridge = new Map<string, WatchedRun>();
-  private readonly table = createPollTable();
+  private readonly pollSet = createPollSet();
   private listeners: Listener[] = [];
-  private tableStale = true;
+  private pollSetStale = true;
   private pollsForRoom = false;
   private readonly abandoned = new Set<WatchedRun>();
   private readonly early = createEarlyRefusals<(run: WatchedRun) => void>(bootTimeMs());
@@ -111,7 +110,7 @@ class Loop {
       silence: (plan) => this.silence(plan),
       traffic: (address, at) => options.traffic?.of(address, at) ?? NO_TRAFFIC,
       descriptorsChanged: () => {
-        this.tableStale = true;
+        this.pollSetStale = true;
       },
       daemonLostAtMs: () => this.daemonLostAtMs,
       cpusOnline: options.cpusOnline,
@@ -124,15 +123,17 @@ class Loop {
     while (this.daemonLostAtMs === null || this.runs.size > 0) {
       this.flush();
       const dueAtMs = this.nextDueMs();
-      this.refreshTable();
+      this.refreshPollSet();
       const before = bootTimeMs();
       const planMs = Math.min(dueAtMs, before + WAIT_MS_MAX);
-      const ready = this.table.wait(Math.max(0, planMs - before));
+      const ready = this.pollSet.wait(planMs - before);
       const now = bootTimeMs();
       // Whatever kept it, before the wait or in it.
       this.noteLateness(now - planMs, now);
-      if (ready > 0) this.dispatch();
-      for (const run of this.runs.values()) if (run.dueAtMs <= now) this.guard(run, () => run.look());
+      // In the order of the set: another road out, requests, the feeds, then the runs, so that a refusal is counted
+      // before an ending.
+      for (const place of ready) this.listeners[place]?.onReady();
+      for (const run of this.runs.values()) if (run.dueAtMs <= now) this.guard(run, () => run.look('due'));
       for (const run of this.abandoned) if (run.over) this.forget(run);
       if (this.daemonLostAtMs !== null) this.afterDaemon(now, now - this.daemonLostAtMs);
       this.noteTurn(now);
@@ -142,50 +143,43 @@ class Loop {
     this.options.afterlife.release(FEED);
   }
 
-  private dispatch(): void {
-    // In the order of the table: another road out, requests, the feeds, then the runs, so that a refusal is counted before
-    // an ending.
-    this.listeners.forEach((listener, index) => {
-      if ((this.table.ready(index) & (READY | POLLOUT)) !== 0) listener.onReady();
-    });
-  }
-
   private nextDueMs(): number {
     let dueAtMs = this.daemonLostAtMs === null ? Number.POSITIVE_INFINITY : this.afterlifeCheckAtMs;
     for (const run of this.runs.values()) dueAtMs = Math.min(dueAtMs, run.dueAtMs);
     return dueAtMs;
   }
 
-  private refreshTable(): void {
-    if (this.outbox.waiting() !== this.pollsForRoom) this.tableStale = true;
-    if (!this.tableStale) return;
-    this.tableStale = false;
+  private refreshPollSet(): void {
+    if (this.outbox.waiting() !== this.pollsForRoom) this.pollSetStale = true;
+    if (!this.pollSetStale) return;
+    this.pollSetStale = false;
     this.pollsForRoom = this.outbox.waiting();
     const listeners: Listener[] = [];
-    const listen = (fd: number, events: number, onReady: () => void): void => {
-      listeners.push({ entry: { fd, events }, onReady });
+    const listen = (fd: number, events: number, owner: object, onReady: () => void): void => {
+      listeners.push({ entry: { fd, events, owner }, onReady });
     };
     const { requestsFd, deniedNamesFd } = this.options;
     const { foreignLinks } = this;
-    if (foreignLinks !== null) listen(foreignLinks.fd, POLLIN, () => foreignLinks.read(this.onForeign));
+    if (foreignLinks !== null) listen(foreignLinks.fd, POLLIN, foreignLinks, () => foreignLinks.read(this.onForeign));
     if (this.daemonLostAtMs === null) {
-      listen(requestsFd, this.pollsForRoom ? POLLIN | POLLOUT : POLLIN, () => this.onRequests());
+      listen(requestsFd, this.pollsForRoom ? POLLIN | POLLOUT : POLLIN, this.requests, () => this.onRequests());
     }
-    if (this.feed !== null) listen(this.feed.fd, POLLIN, () => this.onFeed());
-    if (deniedNamesFd !== null && this.deniedNamesOpen) listen(deniedNamesFd, POLLIN, () => this.onDeniedNames());
+    if (this.feed !== null) listen(this.feed.fd, POLLIN, this.feed, () => this.onFeed());
+    if (deniedNamesFd !== null && this.deniedNamesOpen)
+      listen(deniedNamesFd, POLLIN, this.deniedNames, () => this.onDeniedNames());
     for (const run of this.runs.values()) {
       for (const event of run.meterEvents) {
-        listen(event.fd, event.on === 'priority' ? POLLPRI : POLLIN, () => this.onMeterEvent(run, event));
+        listen(event.fd, event.on === 'priority' ? POLLPRI : POLLIN, event, () => this.onMeterEvent(run, event));
       }
-      const { processDescriptor } = run;
-      if (processDescriptor !== null) {
-        listen(processDescriptor, POLLIN, () => {
-          if (run.processDescriptor === processDescriptor) this.guard(run, () => run.processEnded());
+      const { first } = run;
+      if (first !== null) {
+        listen(first.fd, POLLIN, first, () => {
+          if (run.first === first) this.guard(run, () => run.processEnded());
         });
       }
     }
     this.listeners = listeners;
-    this.table.fill(listeners.map(({ entry }) => entry));
+    this.pollSet.fill(listeners.map(({ entry }) => entry));
   }
 
   private onMeterEvent(run: WatchedRun, event: MeterEvent): void {
@@ -270,7 +264,7 @@ class Loop {
       this.byAddress.set(plan.address, run);
       this.byBridge.set(plan.bridge, run);
       afterlife.hold(runId);
-      this.tableStale = true;
+      this.pollSetStale = true;
     } catch (error) {
       const run = this.runs.get(runId);
       if (run !== undefined) this.forget(run);
@@ -294,7 +288,7 @@ class Loop {
 
   private forget(run: WatchedRun): void {
     run.close();
-    this.tableStale = true;
+    this.pollSetStale = true;
     this.runs.delete(run.runId);
     this.abandoned.delete(run);
     this.breached.delete(run.runId);
@@ -350,7 +344,7 @@ class Loop {
     }
     if (state === 'open') return;
     this.deniedNamesOpen = false;
-    this.tableStale = true;
+    this.pollSetStale = true;
   }
 
   /** One run's trouble must never become another's: what it throws ends that run, and the loop goes on. */
@@ -401,7 +395,7 @@ class Loop {
   private loseDaemon(): void {
     if (this.daemonLostAtMs !== null) return;
     this.daemonLostAtMs = bootTimeMs();
-    this.tableStale = true;
+    this.pollSetStale = true;
     const unsent = this.outbox.drain();
     for (const report of unsent) this.keep(report);
     // What was sent may never have been read. Of a run that was not let go, the next daemon hears it once more.
@@ -430,7 +424,7 @@ class Loop {
     if (this.feed !== null && afterlife.takenByOther(FEED)) {
       this.feed.close();
       this.feed = null;
-      this.tableStale = true;
+      this.pollSetStale = true;
     }
     this.noteRuns();
     for (const run of this.runs.values()) if (afterlife.takenByOther(run.runId)) this.forget(run);

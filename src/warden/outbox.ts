@@ -18,6 +18,8 @@ export type Outbox = {
 type Parcel = { readonly report: WardenReport; readonly bytes: Buffer };
 
 export const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
+/** The samples of hundreds of runs fall together; they go in a few calls and not in hundreds. */
+const SEND_BYTES_MAX = 32 * 1024;
 
 export function createOutbox(fd: number): Outbox {
   let queue: Parcel[] = [];
@@ -52,13 +54,16 @@ export function createOutbox(fd: number): Outbox {
     flush: () => {
       let done = 0;
       try {
-        for (const parcel of queue) {
-          const taken = sendSome(fd, parcel.bytes.subarray(sentOfFirst));
+        for (let full = false; done < queue.length && !full;) {
+          const batch = batchFrom(queue, done);
+          const taken = sendSome(fd, batch.subarray(sentOfFirst));
+          full = sentOfFirst + taken < batch.length;
           sentOfFirst += taken;
-          if (sentOfFirst < parcel.bytes.length) break;
-          bytesWaiting -= parcel.bytes.length;
-          sentOfFirst = 0;
-          done += 1;
+          for (let first = queue[done]; first !== undefined && sentOfFirst >= first.bytes.length; first = queue[done]) {
+            sentOfFirst -= first.bytes.length;
+            bytesWaiting -= first.bytes.length;
+            done += 1;
+          }
         }
       } catch (error) {
         if (error instanceof SystemCallError && (error.code === 'EPIPE' || error.code === 'ECONNRESET'))
@@ -78,6 +83,19 @@ export function createOutbox(fd: number): Outbox {
       return reports;
     },
   };
+}
+
+/** The next parcels as one piece; always at least one. */
+function batchFrom(queue: readonly Parcel[], start: number): Buffer {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for (let index = start; index < queue.length; index += 1) {
+    const part = queue[index]?.bytes ?? Buffer.alloc(0);
+    if (parts.length > 0 && bytes + part.length > SEND_BYTES_MAX) break;
+    parts.push(part);
+    bytes += part.length;
+  }
+  return parts.length === 1 ? (parts[0] ?? Buffer.alloc(0)) : Buffer.concat(parts, bytes);
 }
 
 /** A packet that waits is sent again, and then asked about again. */

@@ -1,9 +1,9 @@
 import { fail, messageOf } from '../core/errors.ts';
+import { USAGE_NONE } from '../core/outcome.ts';
 import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
 import type { CgroupPaths, GpuTold, NameResolved, ProcessFacts } from '../core/ports/warden.ts';
 import type { WatchBounds, WatchPlan } from '../core/ports/warden.ts';
 import type { NflogPacket } from '../kernel/nflog.ts';
-import { onlyLeafOf } from '../meter/layout.ts';
 import { openMeter } from '../meter/meter.ts';
 import type { Meter, MeterEvent } from '../meter/meter.ts';
 import { killProcesses, pidsOf, processesOf } from '../meter/processes.ts';
@@ -11,7 +11,7 @@ import { IDLE_MS } from '../policy/quotas.ts';
 import { foreignNetworkBreach, lostMeterBreach } from './breaches.ts';
 import { openFirstProcess } from './first-process.ts';
 import type { FirstProcess } from './first-process.ts';
-import { createGauge, tenths } from './gauge.ts';
+import { createGauge, reportEveryMs, tenths } from './gauge.ts';
 import type { Gauge } from './gauge.ts';
 import { createJudge } from './judge.ts';
 import type { Judge, JudgeTime } from './judge.ts';
@@ -42,7 +42,6 @@ export const EMPTY_MS_MAX = 2_000;
 const CHECK_EMPTY_MS = 5;
 const KILL_AGAIN_MS = 50;
 const HURRY_MS = 100;
-const REPORT_SAMPLE_MS = 1_000;
 const EVIDENCE = { processesMax: 8, msMax: 3 } as const;
 const UNDEAD_PIDS_MAX = 64;
 const SIGTERM = 15;
@@ -57,7 +56,8 @@ export class WatchedRun {
   private readonly refusals: Refusals;
   private readonly judge: Judge;
   private phase: Phase = 'waiting';
-  private first: FirstProcess | null = null;
+  /** While it is of interest. */
+  first: FirstProcess | null = null;
   private startedAtMs: number | null = null;
   private breach: Breach | null = null;
   private endRequested = false;
@@ -68,6 +68,7 @@ export class WatchedRun {
   private emptyDeadlineMs = Number.POSITIVE_INFINITY;
   private killAgainAtMs = Number.POSITIVE_INFINITY;
   private reportedAtMs = Number.NEGATIVE_INFINITY;
+  private reported: Usage = USAGE_NONE;
   /** When `look` wants to be called next, in milliseconds since boot. */
   dueAtMs: number;
   private leafOpen = false;
@@ -104,11 +105,6 @@ export class WatchedRun {
 
   get runId(): string {
     return this.plan.runId;
-  }
-
-  /** The descriptor of the first process while it is of interest. */
-  get processDescriptor(): number | null {
-    return this.first?.fd ?? null;
   }
 
   get note(): RunNote {
@@ -201,11 +197,11 @@ export class WatchedRun {
   /** What the driver told of the devices that it uses. */
   gpu(told: GpuTold): void {
     this.judge.noteGpu(told, this.world.now());
-    if (!this.ended) this.look();
+    if (!this.ended) this.look('due');
   }
 
   sample(): void {
-    if (this.phase !== 'over') this.refresh();
+    if (this.phase !== 'over') this.refresh({ whole: true });
     this.reportSample();
   }
 
@@ -237,16 +233,17 @@ export class WatchedRun {
     if (suppressed !== null) this.world.report({ kind: 'denied', runId: this.runId, denial, suppressed });
   }
 
-  /** Reads, judges and acts. Called when due and whenever a descriptor of the run was ready. */
-  look(): void {
-    const now = this.refresh();
+  /** Reads, judges and acts. Called when due, and at once when something happened, which is then read whole. */
+  look(cause: 'due' | 'event' = 'event'): void {
+    const whole = cause === 'event' || this.world.now() < this.hurryUntilMs;
+    const now = this.refresh({ whole });
     switch (this.phase) {
       case 'waiting':
         this.lookWaiting(now);
         return;
       case 'alive':
       case 'stopping':
-        this.lookAlive(now);
+        this.lookAlive(now, whole);
         return;
       case 'dying':
       case 'undead':
@@ -297,32 +294,24 @@ export class WatchedRun {
     // Until the daemon tells the true start, time counts from the first process that was seen.
     this.startedAtMs ??= now;
     this.phase = 'alive';
-    this.lookAlive(now);
+    this.lookAlive(now, true);
   }
 
-  /**
-   * The engine's word that the container runs comes some milliseconds late, and an agent that fails at once would take
-   * with it the counters that only its own cgroup has (on v1: refused processes and OOM kills).
-   */
-  private openLeafEarly(): void {
-    const leaf = onlyLeafOf(this.plan.parentPaths);
-    if (leaf === null) return;
-    this.gauge.openLeaf(leaf);
-    this.leafOpen = true;
-    this.world.descriptorsChanged();
-  }
-
-  private lookAlive(now: number): void {
-    if (!this.leafOpen) this.openLeafEarly();
-    // Zombies that nobody has collected yet still count as processes; the v2 tree calls itself empty before that.
-    const quiet = this.gauge.reading.pids === 0 || this.meter.populated() === false;
+  private lookAlive(now: number, eventful: boolean): void {
+    if (!this.leafOpen && this.gauge.openOnlyLeaf(this.plan.parentPaths)) {
+      this.leafOpen = true;
+      this.world.descriptorsChanged();
+    }
+    // Zombies that nobody has collected yet still count as processes; the v2 tree calls itself empty before that, and
+    // tells so by an event.
+    const quiet = this.gauge.reading.pids === 0 || (eventful && this.meter.populated() === false);
     if (quiet && this.meter.empty()) {
       this.finish();
       return;
     }
     this.decide(now);
     if (this.phase === 'stopping' && now >= this.graceEndsAtMs) this.condemn();
-    if (now - this.reportedAtMs >= REPORT_SAMPLE_MS) this.reportSample();
+    if (now - this.reportedAtMs >= reportEveryMs(this.reported, this.gauge.usage)) this.reportSample();
   }
 
   private lookDying(now: number): void {
@@ -443,7 +432,7 @@ export class WatchedRun {
   }
 
   private finish(): void {
-    const now = this.refresh(true);
+    const now = this.refresh({ last: true });
     this.phase = 'over';
     this.dueAtMs = now + IDLE_MS;
     this.times = { ...this.times, emptyMs: this.sinceStart(now) };
@@ -455,7 +444,7 @@ export class WatchedRun {
     this.world.report({ kind: 'emptied', runId, usage: this.gauge.usage, times, breach });
   }
 
-  /** The descriptor of a process that has ended stays readable for ever, so it must leave the poll table. */
+  /** The descriptor of a process that has ended stays readable for ever, so it must leave the poll set. */
   private closeProcess(): void {
     if (this.first === null) return;
     this.first.close();
@@ -464,10 +453,10 @@ export class WatchedRun {
   }
 
   /** The use of a run that is over stands: what appears in its cgroup later is not its. */
-  private refresh(last = false): number {
+  private refresh(how: { readonly whole?: boolean; readonly last?: boolean } = {}): number {
     const nowMs = this.world.now();
     const denials = this.refusals.total;
-    if (this.phase !== 'over') this.gauge.refresh({ nowMs, denials, last, wallMs: this.sinceStart(nowMs) ?? 0 });
+    if (this.phase !== 'over') this.gauge.refresh({ ...how, nowMs, denials, wallMs: this.sinceStart(nowMs) ?? 0 });
     return nowMs;
   }
 
@@ -478,7 +467,8 @@ export class WatchedRun {
 
   private reportSample(): void {
     this.reportedAtMs = this.world.now();
-    this.world.report({ kind: 'sampled', runId: this.runId, usage: this.usageNow() });
+    this.reported = this.usageNow();
+    this.world.report({ kind: 'sampled', runId: this.runId, usage: this.reported });
   }
 
   private reportUndead(pids: readonly number[]): void {

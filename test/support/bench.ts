@@ -10,6 +10,7 @@ export type BenchProfile = {
   readonly command: readonly string[];
   readonly budget: Readonly<Record<string, string | number>>;
   readonly alerts?: readonly string[];
+  readonly egress?: Readonly<Record<string, readonly string[]>>;
 };
 
 /** Writes a profile into the daemon's folder and returns its path. */
@@ -28,6 +29,30 @@ export function writeProfile(daemon: TestDaemon, profile: BenchProfile): string 
   // JSON is YAML too.
   writeFileSync(path, JSON.stringify(document, null, 2), { mode: 0o600 });
   return path;
+}
+
+/** A benchmark ends by itself: at a Ctrl-C or after this long it stops measuring, cleans up and says so. */
+export function stopAfter(minutesMax: number): AbortSignal {
+  const stop = new AbortController();
+  const end = (why: string): void => stop.abort(new Error(`stopped before its end: ${why}`));
+  process.on('SIGINT', () => end('by hand'));
+  process.on('SIGTERM', () => end('by hand'));
+  setTimeout(() => end(`longer than ${minutesMax} minutes`), minutesMax * 60_000).unref();
+  return stop.signal;
+}
+
+/** Rows as a table of Markdown. */
+export function markdown(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+  return [line(header), line(header.map(() => '---')), ...rows.map(line)].join('\n');
+}
+
+export const DISTRIBUTION = ['n', 'p50', 'p90', 'p99', 'max'] as const;
+
+/** The cells below DISTRIBUTION, with one decimal. */
+export function distribution(values: readonly number[]): readonly string[] {
+  const figures = [quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99), Math.max(...values)];
+  return [String(values.length), ...figures.map((figure) => figure.toFixed(1))];
 }
 
 /** The value below which this share of the values lies. */
