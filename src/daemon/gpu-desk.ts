@@ -92,8 +92,8 @@ export class GpuDesk {
     const grant = spec.limits.gpu;
     if (grant === null) return null;
     const trouble = this.options.absent ?? this.gpus?.problem() ?? null;
-    const isUnread = (this.gpus?.latest() ?? null) === null;
-    if (this.options.absent !== null || isUnread)
+    const nothingRead = (this.gpus?.latest() ?? null) === null;
+    if (this.options.absent !== null || nothingRead)
       return { keys: ['limits', 'gpu'], message: `cannot be held on this host: ${trouble ?? UNREAD}` };
     const choice = this.choose(grant);
     if (choice.ok) return null;
