@@ -415,10 +415,12 @@ function cleanerOf(options: {
   const past = [...replay.open.map(({ runId }) => runId), ...replay.ended.map(({ outcome }) => outcome.runId)];
   return async (runIdsAlive, open) => {
     const admittedRunIds = new Set([...past, ...table.all().map(({ driver }) => driver.state.runId)]);
-    const { removed, foreign } = await removeLeftovers(
+    const { removed, foreign, ended } = await removeLeftovers(
       { open, admittedRunIds, aliveRunIds: runIdsAlive },
       { ...parts, log, bootId },
     );
+    // Whoever asks for them is told how they ended, and not first by the daemon after this one.
+    for (const run of ended) table.addPast(run);
     if (removed.length > 0 || foreign.length > 0)
       parts.ledger.append({ kind: 'garbage.collected', removed, foreign }).flushed.catch(() => undefined);
     return removed;

@@ -5,7 +5,7 @@ import type { Engine, EngineFacts } from '../core/ports/engine.ts';
 import type { Fence } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
-import type { OpenRun } from '../ledger/replay.ts';
+import type { EndedRun, OpenRun } from '../ledger/replay.ts';
 import { listRunCgroups } from '../meter/cgroup.ts';
 import { LABEL_RUN } from '../run/plan.ts';
 import type { RunCgroups } from '../run/ports.ts';
@@ -35,7 +35,12 @@ const HOW_LOST = 'the daemon went away before the run was over; the next one end
 const KILL_TRIES_MAX = 40;
 const KILL_TRY_MS = 50;
 
-export type Cleaned = { readonly removed: readonly string[]; readonly foreign: readonly string[] };
+export type Cleaned = {
+  readonly removed: readonly string[];
+  readonly foreign: readonly string[];
+  /** The runs that were left open, with the outcome that they have now. */
+  readonly ended: readonly EndedRun[];
+};
 
 /** Finds what a crash left, ends the runs that were left open, and removes exactly what is ours. */
 export async function removeLeftovers(
@@ -72,15 +77,15 @@ export async function removeLeftovers(
   for (const runId of todo.cgroupRunIds) await remove(`cgroup ${runId}`, () => cgroups.remove(runId));
   for (const runId of await secretStore.collectGarbage(known.aliveRunIds)) removed.push(`secrets of ${runId}`);
   for (const runId of await parts.trust.collectGarbage(known.aliveRunIds)) removed.push(`trust of ${runId}`);
-  for (const run of todo.ended)
-    await ledger.append({
-      kind: 'run.ended',
-      runId: run.runId,
-      profile: run.profile,
-      outcome: lostOutcome(run, { endedAt: new Date().toISOString(), bootId: parts.bootId }),
-    }).flushed;
+  const ended: EndedRun[] = [];
+  for (const run of todo.ended) {
+    const { runId, profile, admittedAt } = run;
+    const outcome = lostOutcome(run, { endedAt: new Date().toISOString(), bootId: parts.bootId });
+    await ledger.append({ kind: 'run.ended', runId, profile, outcome }).flushed;
+    ended.push({ admittedAt, outcome });
+  }
   for (const what of todo.foreign) log.warn({ what }, 'carries our label and was not made by this daemon; left alone');
-  return { removed, foreign: todo.foreign };
+  return { removed, foreign: todo.foreign, ended };
 }
 
 async function killAll(runId: string, cgroups: LeftoverCgroups): Promise<void> {

@@ -381,7 +381,9 @@ function onEmptied(before: RunState, event: EventOf<'emptied'>, incidentId: stri
   // A forced kill answers even when nothing was left to kill: the run may have waited for just that.
   if (before.empty) return finishIfDone(before, event, incidentId);
   const end = before.end === null ? null : { ...before.end, times: mergedTimes(before.end.times, event.times) };
-  const state: RunState = { ...before, empty: true, usage: event.usage, end };
+  // A warden that found the run over has not seen how long it went on.
+  const wallMs = Math.max(event.usage.wallMs, end?.usageAtBreach?.wallMs ?? 0);
+  const state: RunState = { ...before, empty: true, usage: { ...event.usage, wallMs }, end };
   const exitIsOfInterest = state.end === null || (wasAsked(state.end) && containerIdOf(state) !== null);
   if (exitIsOfInterest && state.exit === null) {
     return { state, effects: [{ kind: 'set-deadline', name: 'exit', afterMs: EXIT_MS_MAX }] };

@@ -133,3 +133,12 @@ test('supervisor.lost: kill is honoured without a daemon, and not before its tim
   await world.ringfence('kill', kept.runId);
   expect((await world.wait(kept.runId)).outcome.reason).toBe('killed');
 });
+
+test('a run that cannot be taken over has an outcome for whoever asks the next daemon', async () => {
+  const { runId } = await world.launch({ name: 'taken-away', command: SHELL('exec sleep 60') });
+  const { containerId } = await world.running(runId);
+  await world.daemon.crash();
+  await command('docker', ['--host', `unix://${lab.dockerSocket}`, 'rm', '--force', containerId ?? '']);
+  await world.daemon.start();
+  expect((await world.wait(runId)).outcome).toMatchObject({ reason: 'supervisor.lost', exitCode: null });
+});
