@@ -248,6 +248,8 @@ describe('by the hands of systemd', () => {
   });
   afterEach(async () => {
     process.env['PATH'] = path;
+    // What it mounted is taken over and unmounted, by whichever hands.
+    await (await VolumeStore.open({ directory: join(folder, 'state-systemd'), log: quiet })).close();
     store = await reopened();
   });
 
