@@ -41,6 +41,11 @@ type Phase = 'waiting' | 'alive' | 'stopping' | 'dying' | 'undead' | 'over';
 export const EMPTY_MS_MAX = 2_000;
 const CHECK_EMPTY_MS = 5;
 const KILL_AGAIN_MS = 50;
+/**
+ * The runtime is in the cgroup before the agent is, on a busy host for seconds. That time is not the agent's, so until the true start
+ * is told a wall budget leaves a launch as long as the daemon does (`run/step.ts`).
+ */
+const UNTOLD_START_MS = 60_000;
 const HURRY_MS = 100;
 const EVIDENCE = { processesMax: 8, msMax: 3 } as const;
 const UNDEAD_PIDS_MAX = 64;
@@ -59,6 +64,7 @@ export class WatchedRun {
   /** While it is of interest. */
   first: FirstProcess | null = null;
   private startedAtMs: number | null = null;
+  private startTold = false;
   private breach: Breach | null = null;
   private endRequested = false;
   private times: EndTimes = { detectedMs: null, signalledMs: null, emptyMs: null };
@@ -122,6 +128,7 @@ export class WatchedRun {
 
   started(options: { readonly pid: number; readonly leafPaths: CgroupPaths; readonly startedAtBootMs: number }): void {
     this.startedAtMs = options.startedAtBootMs;
+    this.startTold = true;
     this.gauge.openLeaf(options.leafPaths);
     this.leafOpen = true;
     this.judge.setCpuMillisMax(this.gauge.cpuMillisMax);
@@ -365,7 +372,7 @@ export class WatchedRun {
     const lostAtMs = this.world.daemonLostAtMs();
     return {
       nowMs,
-      wallMs: this.sinceStart(nowMs) ?? 0,
+      wallMs: Math.max(0, (this.sinceStart(nowMs) ?? 0) - (this.startTold ? 0 : UNTOLD_START_MS)),
       daemonLostForMs: lostAtMs === null ? null : nowMs - lostAtMs,
     };
   }

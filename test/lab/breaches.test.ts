@@ -235,7 +235,7 @@ print("refused", refused, flush=True)
   });
 
   test('a full disk is an error for the agent and nothing for the host', async () => {
-    const fill = `cd /tmp; dd if=/dev/zero of=big bs=64k count=1000; stat -c 'size %s' big; touch /x /etc/x /var/x`;
+    const fill = `cd /tmp; dd if=/dev/zero of=big bs=64k count=1000; stat -c 'size %s' big; touch /x /etc/x /var/x; exit 0`;
     const { output, outcome } = await supervised.run({
       name: 'disk',
       command: SHELL(fill),
@@ -302,7 +302,7 @@ test('two breaches at once make one incident', async () => {
   const { outcome } = await supervised.run({
     name: 'two-at-once',
     command: PYTHON(DENIED_DIALS(1) + SPIN(20)),
-    budget: { wall: '1s', cpu: '700ms', denials: '0' },
+    budget: { wall: '20s', cpu: '700ms', denials: '0' },
     on: { 'budget.denials': 'stop', grace: '3s' },
   });
   expect(outcome.reason).toBe('egress.forbidden');

@@ -137,15 +137,15 @@ if failure: time.sleep(2); sys.exit(3)
 test('scratch, shared memory and their tables are full at limits.disk, and the twin fits', async () => {
   const fill = `cd /tmp; dd if=/dev/zero of=big bs=64k count=1000 2>/dev/null
     dd if=/dev/zero of=/dev/shm/big bs=64k count=1000 2>/dev/null
-    stat -c '%n %s' /tmp/big /dev/shm/big; sleep 1.5; exit 3`;
-  const many = `cd /tmp; exec 2>/dev/null; n=0; while echo > f$n && [ $n -lt 9999 ]; do n=$((n+1)); done; echo "made $n"; sleep 1.5; [ $n = 9999 ] || exit 3`;
+    stat -c '%n %s' /tmp/big /dev/shm/big; sleep 5; exit 3`;
+  const many = `cd /tmp; exec 2>/dev/null; n=0; while echo > f$n && [ $n -lt 9999 ]; do n=$((n+1)); done; echo "made $n"; sleep 5; [ $n = 9999 ] || exit 3`;
   const draft = { limits: { disk: '16MiB', memory: '64MiB' } };
   const [full, inodes, twin] = await Promise.all([
     supervised.run({ name: 'scratch', command: SHELL(fill), ...draft }),
     supervised.run({ name: 'scratch-many', command: SHELL(many), ...draft }),
     supervised.run({
       name: 'scratch-twin',
-      command: SHELL('dd if=/dev/zero of=/tmp/f bs=1M count=11; sleep 0.5'),
+      command: SHELL('dd if=/dev/zero of=/tmp/f bs=1M count=11; sleep 4'),
       ...draft,
     }),
   ]);
