@@ -242,7 +242,7 @@ print("refused", refused, flush=True)
       limits: { disk: '8MiB', memory: '128MiB' },
     });
     expect(output).toContain('No space left on device');
-    expect(Number(/^size (\d+)$/m.exec(output)?.[1])).toBeLessThanOrEqual(8 * MIB);
+    expect(Number(/size (\d+)$/m.exec(output)?.[1])).toBeLessThanOrEqual(8 * MIB);
     expect(output.match(/Read-only file system/g)).toHaveLength(3);
     expect(outcome.reason).toBe('exited');
     const twin = await supervised.run({
