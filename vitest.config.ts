@@ -11,6 +11,8 @@ export default defineConfig({
           name: 'lab',
           include: ['test/lab/**/*.test.ts'],
           fileParallelism: false,
+          // Real processes with real clocks: what a stalled machine spoils is tried once more, and the report says so.
+          retry: 1,
           testTimeout: 60_000,
           hookTimeout: 120_000,
         },
