@@ -1,5 +1,6 @@
 import { SystemCallError } from './libc.ts';
-import { NETLINK_ROUTE, NLM_F_DUMP, NLM_F_REQUEST, openNetlink, parseAttributes, parseMessages } from './netlink.ts';
+import { NETLINK_ROUTE, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_ERROR } from './netlink.ts';
+import { openNetlink, parseAttributes, parseMessages } from './netlink.ts';
 import type { NetlinkMessage, NetlinkSocket } from './netlink.ts';
 
 /**
@@ -36,8 +37,6 @@ const GROUP_LINK = 1;
 const AF_UNSPEC = 0;
 const FIELD = { master: 10, info: 18, peerNamespace: 37, newNamespace: 45 } as const;
 const INFO_KIND = 1;
-const NLM_F_ACK = 4;
-const NLMSG_ERROR = 2;
 const HEADER_BYTES = 16;
 const IFINFO_BYTES = 16;
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;

@@ -90,7 +90,7 @@ export class VolumeStore {
     if (this.hands.kind === 'none') throw noHands(this.hands);
     const wanted = imageBytesOf(request);
     const key = keyOf(request.realPath);
-    if ((await this.mounted(key, request)) === null) await refuseContents(request.realPath);
+    if ((await this.mounted(key, request)) === null) await ownerOf(request.realPath, null);
     await this.refuseSize(key, { wanted, folder: request.realPath });
   }
 
@@ -286,16 +286,8 @@ function imageBytesOf({ sizeBytesMax }: VolumeRequest): number {
   return Math.floor(sizeBytesMax / BLOCK_BYTES) * BLOCK_BYTES;
 }
 
-async function refuseContents(path: string): Promise<void> {
-  const folder = await openFolder(path);
-  try {
-    await refuseOther(folder, { path, inode: null });
-  } finally {
-    await folder.close();
-  }
-}
-
-async function ownerOf(path: string, inode: number): Promise<Owner> {
+/** Of an empty folder; `inode`: that it must have, or null when any will do. */
+async function ownerOf(path: string, inode: number | null): Promise<Owner> {
   const folder = await openFolder(path);
   try {
     await refuseOther(folder, { path, inode });

@@ -19,6 +19,7 @@ import type { Owner } from './early.ts';
 import { createLineReader } from './lines.ts';
 import { createOutbox } from './outbox.ts';
 import { WatchedRun } from './run.ts';
+import { LAUNCH_MS_MAX } from './run-world.ts';
 import type { RunWorld } from './run-world.ts';
 
 /**
@@ -47,8 +48,6 @@ const DENIAL_BYTES_MAX = 8 * 1024;
 const FEED_READS_MAX = 4;
 const WAIT_MS_MAX = 1_000;
 const AFTERLIFE_CHECK_MS = 200;
-/** A container whose start was on its way to the engine when the daemon died has begun by then, or never will. */
-const LAUNCH_MS_MAX = 60_000;
 const LATE_MS = 100;
 const LATE_REPORT_EVERY_MS = 1_000;
 /** What the next daemon must hear of the time without one. */
@@ -416,6 +415,7 @@ class Loop {
 
   /** Holds what is its own until the next daemon's warden takes it, or it is over. */
   private afterDaemon(now: number, lostForMs: number): void {
+    // A container whose start was on its way to the engine when the daemon died has begun by then, or never will.
     const launchesOver = lostForMs >= LAUNCH_MS_MAX;
     for (const run of this.runs.values()) if (run.over || (launchesOver && run.idle)) this.forget(run);
     if (now < this.afterlifeCheckAtMs) return;

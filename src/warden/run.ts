@@ -20,6 +20,7 @@ import type { Ladder } from './ladder.ts';
 import type { RunNote } from './note.ts';
 import { createRefusals } from './refusals.ts';
 import type { Refusals } from './refusals.ts';
+import { LAUNCH_MS_MAX } from './run-world.ts';
 import type { RunWorld } from './run-world.ts';
 import { sharedMoment } from './shared-moment.ts';
 
@@ -41,11 +42,6 @@ type Phase = 'waiting' | 'alive' | 'stopping' | 'dying' | 'undead' | 'over';
 export const EMPTY_MS_MAX = 2_000;
 const CHECK_EMPTY_MS = 5;
 const KILL_AGAIN_MS = 50;
-/**
- * The runtime is in the cgroup before the agent is, on a busy host for seconds. That time is not the agent's, so until the true start
- * is told a wall budget leaves a launch as long as the daemon does (`run/step.ts`).
- */
-const UNTOLD_START_MS = 60_000;
 const HURRY_MS = 100;
 const EVIDENCE = { processesMax: 8, msMax: 3 } as const;
 const UNDEAD_PIDS_MAX = 64;
@@ -370,9 +366,11 @@ export class WatchedRun {
 
   private timeOf(nowMs: number): JudgeTime {
     const lostAtMs = this.world.daemonLostAtMs();
+    // The runtime is in the cgroup before the agent is, on a busy host for seconds, and that time is not the agent's: until
+    // the true start is told, a wall budget leaves room for a launch.
     return {
       nowMs,
-      wallMs: Math.max(0, (this.sinceStart(nowMs) ?? 0) - (this.startTold ? 0 : UNTOLD_START_MS)),
+      wallMs: Math.max(0, (this.sinceStart(nowMs) ?? 0) - (this.startTold ? 0 : LAUNCH_MS_MAX)),
       daemonLostForMs: lostAtMs === null ? null : nowMs - lostAtMs,
     };
   }
