@@ -7,19 +7,14 @@ import type { RecordDraft } from '../core/ports/record.ts';
 import type { CgroupPaths, WardenReport } from '../core/ports/warden.ts';
 import type { Spec } from '../profile/spec.ts';
 import { failureOf, leafPathsOrNull, now } from './effects.ts';
-import {
-  isRequest,
-  type ChangeRefusal,
-  type DeadlineName,
-  type RunEffect,
-  type RunEvent,
-  type Stamp,
-} from './events.ts';
+import { isRequest } from './events.ts';
+import type { ChangeRefusal, DeadlineName, RunEffect, RunEvent, Stamp } from './events.ts';
 import type { RunPorts } from './ports.ts';
 import type { Preparation, RunState } from './state.ts';
 import { adjusted, grantedOnceMore, UNADJUSTED, type Adjustment } from './adjust.ts';
 import { containerIdOf } from './state.ts';
 import { lastBytes } from './last-bytes.ts';
+import { startTime } from './start-time.ts';
 import { step } from './step.ts';
 import { Teardown } from './teardown.ts';
 
@@ -374,10 +369,11 @@ export class Driver {
     // Reading the rules back takes about as long as the engine takes to start, so it goes on beside it; the last thing
     // that changes them, making the network, is behind us.
     this.fenceFindings = this.ports.fenceFindings();
-    const startedAtMs = this.ports.now().atMs;
+    const asked = this.ports.now();
     await engine.startContainer(containerId);
     this.startedOrOver.resolve(true);
     const facts = await engine.inspectContainer(containerId);
+    const startedAtMs = startTime(facts.startedAt, asked, this.ports.now());
     const { pid } = facts;
     const leafPaths = pid === null ? null : leafPathsOrNull(() => cgroups.leafPathsOf(pid));
     if (pid !== null && leafPaths !== null) {

@@ -75,8 +75,8 @@ type Case = Omit<ProfileDraft, 'name'> & { readonly reason: string; readonly rul
 /** The reason and rule that end it, and what its twin does to stay below. */
 const CROSSINGS: Readonly<Record<string, Case & { readonly twin: readonly string[] }>> = {
   'budget-wall': {
-    command: SHELL('sleep 20'),
-    budget: { wall: '1s' },
+    command: SHELL('sleep 30'),
+    budget: { wall: '5s' },
     twin: SHELL('sleep 0.2'),
     reason: 'budget.wall',
     rule: 'budget.wall',
@@ -137,7 +137,7 @@ describe('a bound that is crossed ends the run, with one incident; just below it
   test.each(Object.entries(CROSSINGS))('%s', async (name, { twin, reason, rule, ...draft }) => {
     const { exitCode, outcome } = await supervised.run({ name, ...draft });
     expect({ exitCode, reason: outcome.reason, rule: outcome.rule }).toEqual({ exitCode: 124, reason, rule });
-    const incidents = await supervised.incidentsOf(name);
+    const incidents = (await supervised.incidentsOf(name)).filter(({ runId }) => runId === outcome.runId);
     expect(incidents).toMatchObject([{ id: outcome.incidentId, runId: outcome.runId, reason, rule }]);
     const { evidence, action } = await supervised.incident(outcome.incidentId ?? '');
     expect(action.survivors).toBe(0);
@@ -149,7 +149,7 @@ describe('a bound that is crossed ends the run, with one incident; just below it
 });
 
 test('an outcome has every key of the contract', async () => {
-  const crossed = await supervised.run({ name: 'keys', command: SHELL('sleep 20'), budget: { wall: '1s' } });
+  const crossed = await supervised.run({ name: 'keys', command: SHELL('sleep 20'), budget: { wall: '3s' } });
   const finished = await supervised.run({ name: 'keys-twin', command: SHELL('exit 7') });
   const keys = `runId profile profileDigest imageDigest reason rule detail exitCode signal startedAt endedAt usage limits
     rungs detectedAt killedAt latencyMs incidentId`;
@@ -279,7 +279,7 @@ test('an agent that ignores SIGTERM dies when its grace is over; one that heeds 
   const ignorer = await supervised.run({
     name: 'ignorer',
     command: SHELL(`trap '' TERM; ${loop}`),
-    budget: { wall: '1s' },
+    budget: { wall: '4s' },
     on,
   });
   expect(ignorer).toMatchObject({ exitCode: 124, outcome: { reason: 'budget.wall', signal: 'SIGKILL' } });
@@ -288,7 +288,7 @@ test('an agent that ignores SIGTERM dies when its grace is over; one that heeds 
   const heeding = await supervised.run({
     name: 'heeding',
     command: SHELL(`trap 'echo goodbye; exit 0' TERM; ${loop}`),
-    budget: { wall: '1s' },
+    budget: { wall: '4s' },
     on,
   });
   expect(heeding).toMatchObject({ exitCode: 124, outcome: { reason: 'budget.wall', exitCode: 0, signal: 'SIGTERM' } });
