@@ -170,6 +170,11 @@ describe('a request that is not valid', () => {
       'body: Unrecognized key: "privileged"',
     ],
     [
+      'the prototype',
+      post('/v1/runs', `${JSON.stringify(LAUNCH).slice(0, -1)},"__proto__":{"attach":true}}`),
+      'body: Unrecognized key: "__proto__"',
+    ],
+    [
       'relative path',
       post('/v1/runs', JSON.stringify({ ...LAUNCH, profilePath: 'a.yaml' })),
       'body.profilePath: must be an absolute path',

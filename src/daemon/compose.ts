@@ -317,6 +317,7 @@ async function assemble(
   });
   hooks.onReport = (report) => {
     if (report.kind === 'late') metrics.noteLate(report.lateMs);
+    if (report.kind === 'rules-changed') guard.lookNow();
     supervisor.receive(filled(report));
   };
   if (config.metrics !== undefined) {

@@ -1,5 +1,5 @@
 import { assertNever } from '../core/assert.ts';
-import type { Engine, EngineEvent } from '../core/ports/engine.ts';
+import type { ContainerFacts, Engine, EngineEvent } from '../core/ports/engine.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import { networkName } from '../run/plan.ts';
@@ -77,16 +77,18 @@ export class EngineWatch {
     driver.post({ kind: 'end-requested', how: 'kill', reason: 'enforcement.lost', rule: 'drift', detail: what });
   }
 
-  /** Events were lost: look at every container of ours once. */
+  /** Events were lost: look at every container of ours once, for its end and for what somebody did to it. */
   private async relist(): Promise<void> {
-    for (const { driver } of this.parts.table.alive()) {
+    for (const entry of this.parts.table.alive()) {
+      const { driver } = entry;
       const containerId = containerIdOf(driver.state);
       if (containerId === null || driver.state.container.kind !== 'started') continue;
       try {
         const facts = await this.parts.engine.inspectContainer(containerId);
-        if (facts.state === 'exited' || facts.state === 'dead') {
-          driver.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
-        }
+        const over = facts.state === 'exited' || facts.state === 'dead';
+        if (over) driver.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
+        const what = over ? null : changeOf(entry, facts);
+        if (what !== null) this.drift(entry, what);
       } catch (error) {
         this.parts.log.warn(
           { err: error, runId: driver.state.runId },
@@ -95,4 +97,19 @@ export class EngineWatch {
       }
     }
   }
+}
+
+/** What differs from the container that was verified, or null. Its process and its network were this run's own. */
+function changeOf({ driver, spec }: RunEntry, facts: ContainerFacts): string | null {
+  const { state, network } = driver;
+  const own = new Set([network?.bridge, networkName(state.runId)]);
+  const foreign = facts.networks.find(({ name }) => !own.has(name));
+  if (foreign !== undefined) return `the container was attached to network ${foreign.name}`;
+  if (facts.networks.length === 0) return 'the network of the run was detached';
+  if (facts.state === 'paused' && state.held?.action !== 'pause') return 'the container was paused';
+  const pid = state.container.kind === 'started' ? state.container.pid : null;
+  if (pid !== null && facts.pid !== null && facts.pid !== pid) return 'the container was started again';
+  const { limits } = spec;
+  const same = facts.memoryBytesMax === limits.memoryBytesMax && facts.pidsMax === limits.pidsMax;
+  return same ? null : 'the limits of the container were changed';
 }

@@ -7,8 +7,10 @@ import { fenceFindings } from './run-ports.ts';
 import type { RunTable } from './run-table.ts';
 import type { Supervisor } from './supervisor.ts';
 
-/** How often the base rules are read back while runs are alive. */
+/** How often the base rules are read back while runs are alive, where the kernel does not tell that they were changed. */
 const VERIFY_INTERVAL_MS = 1_000;
+/** Between two readings in any case: a launch changes rules several times. */
+const REST_MS = 200;
 
 export type FenceGuardOptions = {
   readonly fence: Fence;
@@ -23,6 +25,7 @@ export type FenceGuardOptions = {
 export class FenceGuard {
   private readonly options: FenceGuardOptions;
   private verified: number | null = null;
+  private wake = new AbortController();
 
   constructor(options: FenceGuardOptions) {
     this.options = options;
@@ -33,10 +36,18 @@ export class FenceGuard {
     return this.verified;
   }
 
+  /** Reads back at once, or once more after the reading that is under way. */
+  lookNow(): void {
+    this.wake.abort();
+  }
+
   async run(): Promise<void> {
     const { signal, table, fence } = this.options;
     while (!signal.aborted) {
-      await delay(VERIFY_INTERVAL_MS, undefined, { signal }).catch(() => undefined);
+      await delay(REST_MS, undefined, { signal }).catch(() => undefined);
+      const either = AbortSignal.any([signal, this.wake.signal]);
+      await delay(VERIFY_INTERVAL_MS - REST_MS, undefined, { signal: either }).catch(() => undefined);
+      if (this.wake.signal.aborted) this.wake = new AbortController();
       if (signal.aborted || table.alive().length === 0) continue;
       const findings = await fenceFindings(fence);
       if (findings.length === 0) this.verified = Date.now();

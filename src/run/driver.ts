@@ -182,6 +182,7 @@ export class Driver {
       case 'resumed':
         return this.post({ kind: 'resumed' });
       case 'ready':
+      case 'rules-changed':
       case 'watching':
       case 'changed':
       case 'asked':

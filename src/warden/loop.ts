@@ -7,6 +7,7 @@ import { POLLIN, POLLOUT, POLLPRI } from '../kernel/libc.ts';
 import type { PollSetEntry } from '../kernel/libc.ts';
 import type { Links } from '../kernel/links.ts';
 import type { Nflog, NflogPacket } from '../kernel/nflog.ts';
+import type { RuleNews } from '../kernel/rule-news.ts';
 import type { MeterEvent } from '../meter/meter.ts';
 import type { RunTraffic, Traffic } from '../meter/traffic.ts';
 import { FEED } from './afterlife.ts';
@@ -34,6 +35,8 @@ export type WardenLoop = {
   readonly feed: Nflog | null;
   /** Null where there is no fence that another network would lead around. */
   readonly links: Links | null;
+  /** Null where there is no fence whose rules could be changed. */
+  readonly ruleNews: RuleNews | null;
   readonly ipset: Ipset | null;
   readonly silenceSet: string | null;
   readonly traffic: Traffic | null;
@@ -48,6 +51,8 @@ const DENIAL_BYTES_MAX = 8 * 1024;
 const FEED_READS_MAX = 4;
 const WAIT_MS_MAX = 1_000;
 const AFTERLIFE_CHECK_MS = 200;
+/** Rules are changed in bursts, and the daemon reads all of them back at each word. */
+const RULES_TOLD_EVERY_MS = 100;
 const LATE_MS = 100;
 const LATE_REPORT_EVERY_MS = 1_000;
 /** What the next daemon must hear of the time without one. */
@@ -86,6 +91,8 @@ class Loop {
   private afterlifeCheckAtMs = 0;
   private lateReportedAtMs = 0;
   private turningAtMs = 0;
+  private rulesChanged = false;
+  private rulesToldAtMs = 0;
 
   constructor(options: WardenLoop) {
     this.options = options;
@@ -135,9 +142,11 @@ class Loop {
       for (const run of this.runs.values()) if (run.dueAtMs <= now) this.guard(run, () => run.look('due'));
       for (const run of this.abandoned) if (run.over) this.forget(run);
       if (this.daemonLostAtMs !== null) this.afterDaemon(now, now - this.daemonLostAtMs);
+      this.tellRules(now);
       this.noteTurn(now);
     }
     this.feed?.close();
+    this.options.ruleNews?.close();
     this.foreignLinks?.close();
     this.options.afterlife.release(FEED);
   }
@@ -145,7 +154,7 @@ class Loop {
   private nextDueMs(): number {
     let dueAtMs = this.daemonLostAtMs === null ? Number.POSITIVE_INFINITY : this.afterlifeCheckAtMs;
     for (const run of this.runs.values()) dueAtMs = Math.min(dueAtMs, run.dueAtMs);
-    return dueAtMs;
+    return this.rulesChanged ? Math.min(dueAtMs, this.rulesToldAtMs + RULES_TOLD_EVERY_MS) : dueAtMs;
   }
 
   private refreshPollSet(): void {
@@ -157,11 +166,16 @@ class Loop {
     const listen = (fd: number, events: number, owner: object, onReady: () => void): void => {
       listeners.push({ entry: { fd, events, owner }, onReady });
     };
-    const { requestsFd, deniedNamesFd } = this.options;
+    const { requestsFd, deniedNamesFd, ruleNews } = this.options;
     const { foreignLinks } = this;
     if (foreignLinks !== null) listen(foreignLinks.fd, POLLIN, foreignLinks, () => foreignLinks.read(this.onForeign));
     if (this.daemonLostAtMs === null) {
       listen(requestsFd, this.pollsForRoom ? POLLIN | POLLOUT : POLLIN, this.requests, () => this.onRequests());
+    }
+    if (ruleNews !== null && this.daemonLostAtMs === null) {
+      listen(ruleNews.fd, POLLIN, ruleNews, () => {
+        this.rulesChanged ||= ruleNews.changed();
+      });
     }
     if (this.feed !== null) listen(this.feed.fd, POLLIN, this.feed, () => this.onFeed());
     if (deniedNamesFd !== null && this.deniedNamesOpen)
@@ -428,6 +442,14 @@ class Loop {
     }
     this.noteRuns();
     for (const run of this.runs.values()) if (afterlife.takenByOther(run.runId)) this.forget(run);
+  }
+
+  /** Who reads the rules back is the daemon; without one nobody could put them back. */
+  private tellRules(now: number): void {
+    if (!this.rulesChanged || now - this.rulesToldAtMs < RULES_TOLD_EVERY_MS) return;
+    this.rulesChanged = false;
+    this.rulesToldAtMs = now;
+    this.report({ kind: 'rules-changed' });
   }
 
   /** The watchdog is fed from here: a turn that does not end says nothing. */

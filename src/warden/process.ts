@@ -8,6 +8,7 @@ import { openLinks } from '../kernel/links.ts';
 import { openNflog } from '../kernel/nflog.ts';
 import type { Nflog } from '../kernel/nflog.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
+import { openRuleNews } from '../kernel/rule-news.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
 import { createTraffic } from '../meter/traffic.ts';
 import type { Traffic } from '../meter/traffic.ts';
@@ -44,6 +45,7 @@ function main(): void {
     killRung: hasCgroupKill(detectLayout()) ? 'cgroup.kill' : 'pidfd',
     feed,
     links: config.silenceSet === null ? null : openLinks(),
+    ruleNews: config.silenceSet === null ? null : openRuleNews(),
     ipset,
     silenceSet: config.silenceSet,
     traffic,

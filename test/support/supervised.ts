@@ -54,9 +54,9 @@ export type ProfileDraft = {
 export const PYTHON = (source: string): readonly string[] => ['python3', '-uc', source];
 export const SHELL = (source: string): readonly string[] => ['sh', '-c', source];
 
-const RUN_MS_MAX = 60_000;
-const START_MS_MAX = 20_000;
-const LEFT_BEHIND_MS_MAX = 5_000;
+const RUN_MS_MAX = 90_000;
+const START_MS_MAX = 60_000;
+const LEFT_BEHIND_MS_MAX = 15_000;
 
 /**
  * Registers the hooks of the file that calls it; what it gives works from the first test on. `config` is what the file

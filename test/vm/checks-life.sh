@@ -18,18 +18,20 @@ check_watchdog() {
   check 'the watchdog restarts a daemon whose loop stands still' until_true restarted "$before"
   like 'by the watchdog' 'atchdog timeout' "$(journalctl -u ringfenced --no-pager -o cat)"
   check 'its run goes on' until_true alive "$kept"
+  same 'the agent never noticed' "$init" "$(init_of "$kept")"
   before=$(main_pid)
   for warden in $(warden_pids); do kill -STOP "$warden"; done
   note "stopped the wardens $(warden_pids | tr '\n' ' ')"
   check 'the watchdog restarts a daemon whose kill loop stands still' until_true restarted "$before"
-  check 'its run goes on under another warden' until_true alive "$kept"
-  check 'which hears of refused packets' until_true eval "ringfence doctor | grep -q '^ok  *denied packets'"
+  same 'no run outlives a warden that stands still' enforcement.lost "$(reason "$kept")"
+  check 'the next warden hears of refused packets' until_true eval "ringfence doctor | grep -q '^ok  *denied packets'"
   check 'the warden that stood still is gone' until_true eval '[[ $(warden_pids | wc -l) == 1 ]]'
-  same 'the agent never noticed' "$init" "$(init_of "$kept")"
   agent strict sh -c 'curl -sSm 10 http://203.0.113.9/; sleep 30'
   like 'a forbidden packet is still the end' '^124 .*egress.forbidden' "$code ${output//$'\n'/ }"
-  ringfence kill "$kept" >/dev/null
-  same 'and it can be killed' killed "$(reason "$kept")"
+  launch plain sleep 36000
+  ringfence kill "$run" >/dev/null
+  same 'and a new run can be killed' killed "$(reason "$run")"
+  unlike 'no process of it fell over' $'\n +at .*/dist/' "$(journalctl -u ringfenced --no-pager -o cat)"
 }
 
 check_upgrade() {

@@ -92,6 +92,8 @@ export type BudgetPlan =
 
 export type WardenReport =
   | { readonly kind: 'ready'; readonly killRung: 'cgroup.kill' | 'pidfd'; readonly feed: boolean }
+  /** Somebody, perhaps ourselves, changed rules of the packet filter. */
+  | { readonly kind: 'rules-changed' }
   | { readonly kind: 'watching'; readonly runId: string }
   | { readonly kind: 'changed'; readonly runId: string }
   /** A packet to an address under `ask` waits; one report a destination and second at most. */
