@@ -22,7 +22,16 @@ type Context = {
 
 /** `hidden`: paths whose values are not repeated, as they may be secrets. */
 export function problemsOf(issues: readonly Issue[], context: Context): readonly Problem[] {
-  return issues.slice(0, PROBLEMS_MAX).flatMap((issue) => problemsOfIssue(issue, [], context));
+  const told = issues.filter((issue) => !issues.some((other) => isStricter(other, issue)));
+  return told.slice(0, PROBLEMS_MAX).flatMap((issue) => problemsOfIssue(issue, [], context));
+}
+
+/** A whole number beyond what can be counted exactly is beyond its own bound as well: only the narrower rule is of use. */
+function isStricter(other: Issue, issue: Issue): boolean {
+  const stricter =
+    (other.code === 'too_big' && issue.code === 'too_big' && other.maximum < issue.maximum) ||
+    (other.code === 'too_small' && issue.code === 'too_small' && other.minimum > issue.minimum);
+  return stricter && other.path.join('.') === issue.path.join('.');
 }
 
 /** In the order of the file, at most `PROBLEMS_MAX`, with a last line that says how many more there are. */
