@@ -1,5 +1,7 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { PYTHON, SHELL, useSupervised, type ProfileDraft } from '../support/supervised.ts';
+import { until } from '../support/until.ts';
 
 /**
  * What an agent could take from the host or from its neighbours without writing a byte to a disk, each with its twin
@@ -35,6 +37,24 @@ print('started', flush=True)
   expect(hostile).toMatchObject(ended('limit.pids', 'limits.pids'));
   expect(hostile.outcome.usage.pidsPeak).toBeLessThanOrEqual(16);
   expect(twin).toMatchObject({ ...exited, outcome: { usage: { pidsRefusals: 0 } } });
+});
+
+test('sockets count as files', async () => {
+  const open = (count: number): readonly string[] =>
+    PYTHON(`
+import socket
+kept = []
+try:
+    for _ in range(${count}): kept.append(socket.socket())
+finally: print('opened', len(kept), flush=True)
+`);
+  const [hostile, twin] = await both(
+    { name: 'sockets', limits: { files: 64 } },
+    { hostile: open(200), twin: open(50) },
+  );
+  expect(hostile).toMatchObject({ exitCode: 1, output: expect.stringContaining('Too many open files') });
+  expect(Number(/^opened (\d+)$/m.exec(hostile.output)?.[1])).toBeLessThan(64);
+  expect(twin).toMatchObject({ ...exited, output: expect.stringContaining('opened 50') });
 });
 
 describe('what lies in the buffers of sockets', () => {
@@ -86,6 +106,43 @@ print('held', total, flush=True)
     expect(twin).toMatchObject(exited);
     expect(Number(/^held (\d+)$/m.exec(twin.output)?.[1])).toBeGreaterThan(MIB);
   });
+});
+
+test('inotify instances of one user are out of reach for agents with another', async () => {
+  const instances = Number(readFileSync('/proc/sys/fs/inotify/max_user_instances', 'latin1'));
+  const take = (count: number, seconds: number): readonly string[] =>
+    PYTHON(`
+import ctypes, time
+libc = ctypes.CDLL(None)
+kept = [libc.inotify_init() for _ in range(${count})]
+print('got', sum(1 for fd in kept if fd >= 0), flush=True)
+time.sleep(${seconds})
+`);
+  const limits = { files: instances + 64 };
+  const got = (text: string): number => Number(/^got (\d+)$/m.exec(text)?.[1] ?? -1);
+  const { runId } = await supervised.launch({
+    name: 'inotify',
+    command: take(instances + 10, 200),
+    limits,
+    budget: { wall: '5m' },
+  });
+  const taken = await until(
+    'it has taken what it gets',
+    async () => {
+      const count = got(await supervised.ringfence('logs', runId));
+      return count >= 0 ? { count } : null;
+    },
+    { deadlineMs: 30_000 },
+  );
+  const [same, other] = await Promise.all([
+    supervised.run({ name: 'inotify-same', command: take(10, 0), limits }),
+    supervised.run({ name: 'inotify-other', command: take(10, 0), limits, more: { user: 10002 } }),
+  ]);
+  await supervised.ringfence('kill', runId);
+  await supervised.wait(runId);
+  expect(taken.count).toBeLessThanOrEqual(instances);
+  // Linux counts them for a user, whichever container the user is in: what docs/profile.md says of `user`.
+  expect([got(same.output), got(other.output)]).toEqual([0, 10]);
 });
 
 describe('a process that the kernel ended for memory', () => {
