@@ -35,7 +35,12 @@ const FLAWS: Readonly<Record<Component, readonly Flaw[]>> = {
     {
       ids: ['CVE-2026-41567', 'CVE-2026-41568', 'CVE-2026-42306'],
       what: '`docker cp` into or out of a hostile container writes or runs on the host; do not use it on an agent',
-      fixedIn: ['25.0.17', '29.5.1'],
+      fixedIn: ['29.5.1'],
+    },
+    {
+      ids: ['CVE-2026-17106'],
+      what: 'an archive or image of somebody else writes outside of its folder while it is unpacked',
+      fixedIn: ['29.7.0'],
     },
   ],
   containerd: [
@@ -44,6 +49,11 @@ const FLAWS: Readonly<Record<Component, readonly Flaw[]>> = {
       ids: ['CVE-2021-41103'],
       what: 'other users of the host reach into the files of containers',
       fixedIn: ['1.4.11', '1.5.7'],
+    },
+    {
+      ids: ['CVE-2024-25621'],
+      what: 'other users of the host reach into its folders, which are open to all',
+      fixedIn: ['1.7.29', '2.0.7', '2.1.5', '2.2.0'],
     },
   ],
   runc: [
