@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync, statfsSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync, statSync, statfsSync } from 'node:fs';
 import type { Usage } from '../core/outcome.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
 import { isGone } from '../meter/counters.ts';
@@ -11,6 +11,8 @@ import { parseMountInfo } from '../run/mountinfo.ts';
  */
 export const SCRATCH_RULE = 'limits.disk';
 const LOOK_EVERY_MS = 1_000;
+/** The engine needs several times as long from making the mounts to the agent's first instruction. */
+const SEEK_EVERY_MS = 10;
 /** How long ago a place may have been full for an agent to have failed on that. */
 const FULL_MS_MAX = 5_000;
 /** What is left over when a write has been refused: a filesystem keeps back a few blocks for its own tables. */
@@ -45,14 +47,44 @@ export class DiskDesk {
   }
 
   /**
+   * Starts it and opens its scratch as soon as it is mounted, so that no agent is over too early for it: what is held
+   * open stays as full as it was. `pidsOf`: the processes in the run's own cgroup, where only the engine puts any.
+   */
+  async starting(
+    runId: string,
+    { pidsOf, places }: { readonly pidsOf: () => readonly number[]; readonly places: readonly DiskPlace[] },
+    start: () => Promise<void>,
+  ): Promise<void> {
+    const watched = this.runs.get(runId);
+    const seek = (): void => {
+      if (watched === undefined || this.runs.get(runId) !== watched) return;
+      try {
+        for (const pid of pidsOf()) if (watched.scratch.length === 0) watched.scratch = openMounted(pid, places);
+      } catch {
+        // The next look, or the one at the read-back, is another try; a launch does not fail on this.
+      }
+    };
+    const timer = setInterval(seek, SEEK_EVERY_MS);
+    try {
+      await start();
+      seek();
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  /**
    * Opens scratch by the mounts that the agent's first process has. None is a path that an agent could have led
-   * elsewhere: each must be the very filesystem that its mount table names.
+   * elsewhere: each must be the very filesystem that its mount table names. One that is over leaves what was opened.
    */
   watch(runId: string, pid: number, places: readonly DiskPlace[]): void {
     const watched = this.runs.get(runId);
     if (watched === undefined) return;
-    closeAll(watched.scratch);
-    watched.scratch = openPlaces(pid, places);
+    const opened = openPlaces(pid, places);
+    if (opened.length > 0) {
+      closeAll(watched.scratch);
+      watched.scratch = opened;
+    }
     now(watched);
   }
 
@@ -106,6 +138,29 @@ function closeAll(places: readonly OpenPlace[]): void {
   for (const { fd } of places) if (fd !== null) closeSync(fd);
 }
 
+/** All of them, or none while the process is still in the filesystem of the host, from where it makes its mounts. */
+function openMounted(pid: number, places: readonly DiskPlace[]): readonly OpenPlace[] {
+  if (!isInOwnRoot(pid)) return [];
+  const opened = openPlaces(pid, places);
+  if (opened.length === places.length) return opened;
+  closeAll(opened);
+  return [];
+}
+
+/** An agent's root is not that of this process, and is read-only: what the engine does last before it lets it begin. */
+function isInOwnRoot(pid: number): boolean {
+  try {
+    if (statSync(`/proc/${pid}/root/`).dev === statSync('/').dev) return false;
+    const root = parseMountInfo(readFileSync(`/proc/${pid}/mountinfo`, 'utf8')).findLast(
+      ({ target }) => target === '/',
+    );
+    return root?.options.includes('ro') === true;
+  } catch (error) {
+    if (isOver(error)) return false;
+    throw error;
+  }
+}
+
 /** What cannot be opened because the agent is over is not looked at. */
 function openPlaces(pid: number, places: readonly DiskPlace[]): readonly OpenPlace[] {
   const opened: OpenPlace[] = [];
@@ -120,13 +175,18 @@ function openPlaces(pid: number, places: readonly DiskPlace[]): readonly OpenPla
       } else closeSync(fd);
     }
   } catch (error) {
-    if (!isGone(error) && !isAnotherProcess(error)) throw error;
+    if (!isOver(error)) {
+      closeAll(opened);
+      throw error;
+    }
   }
   return opened;
 }
 
-function isAnotherProcess(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'ENOTDIR' || error.code === 'EINVAL');
+/** It has ended, is just ending, or was another process. */
+function isOver(error: unknown): boolean {
+  const code = error instanceof Error && 'code' in error ? error.code : null;
+  return isGone(error) || code === 'ESRCH' || code === 'ENOTDIR' || code === 'EINVAL';
 }
 
 /** `0:45`, from the number that stat(2) gives (makedev(3)). */

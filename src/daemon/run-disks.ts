@@ -19,7 +19,9 @@ export type RunDisks = {
   release(): Promise<void>;
   /** Known once staged: only then do volumes have their devices. */
   io(): ContainerPlan['io'];
-  /** From now on its scratch is looked at. */
+  /** Starts the agent by `start`; its scratch is looked at from before its first instruction. */
+  starting(plan: ContainerPlan, pidsOf: () => readonly number[], start: () => Promise<void>): Promise<void>;
+  /** From now on the scratch of this very process is looked at. */
   watch(pid: number, plan: ContainerPlan): void;
 };
 
@@ -93,6 +95,7 @@ export async function disksFor(run: DiskRun, parts: DiskParts): Promise<RunDisks
       await parts.volumes.release(runId);
     },
     io: () => io,
+    starting: (plan, pids, start) => parts.desk.starting(runId, { pidsOf: pids, places: scratchOf(plan) }, start),
     watch: (pid, plan) => parts.desk.watch(runId, pid, scratchOf(plan)),
   };
 }

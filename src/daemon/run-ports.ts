@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { assert } from '../core/assert.ts';
 import { fail, messageOf } from '../core/errors.ts';
 import type { ContainerPlan, Engine, EngineFacts } from '../core/ports/engine.ts';
 import type { Fence, FenceGrant, FenceLease } from '../core/ports/fence.ts';
@@ -90,23 +91,33 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
   const cgroups = cgroupsFor(engineFacts);
   let trust: StagedTrust | null = null;
   let secretsFolder = run.adopted && spec.secrets.length > 0 ? secretStore.staged(runId) : null;
+  let paths: CgroupPaths | null = null;
+  let planned: ContainerPlan | null = null;
   return {
-    engine,
+    engine: {
+      ...engine,
+      async startContainer(id) {
+        const plan = planned;
+        assert(plan !== null, 'only a planned container is started');
+        const pids = (): readonly number[] => (paths === null ? [] : pidsOf(paths));
+        await disks.starting(plan, pids, () => engine.startContainer(id));
+      },
+    },
     fence,
     warden,
     ledger,
     cgroups: {
       ...cgroups,
       async make(id) {
-        const paths = await cgroups.make(id);
+        paths = await cgroups.make(id);
         gpuMemory.hold(paths);
         return paths;
       },
     },
     plans: {
       network: (lease) => planNetwork({ spec, runId, version, lease }),
-      container: (lease) =>
-        planContainer({
+      container: (lease) => {
+        planned = planContainer({
           ...facts,
           // The label says what the container was made from, also after the profile was changed.
           spec: { ...spec, profileDigest: run.launchDigest },
@@ -122,7 +133,9 @@ export async function portsFor(run: NewRun, parts: HostParts): Promise<RunPorts>
           tty: request.attach && request.tty,
           stdin: request.attach && request.stdin,
           traceparent: request.traceparent ?? null,
-        }),
+        });
+        return planned;
+      },
       grant: (lease, held) => grantOf(held, lease),
       watch: (lease, parentPaths, held) => ({
         runId,

@@ -140,6 +140,13 @@ test('scratch, shared memory and their tables are full at limits.disk, and the t
     stat -c '%n %s' /tmp/big /dev/shm/big; sleep 5; exit 3`;
   const many = `cd /tmp; exec 2>/dev/null; n=0; while echo > f$n && [ $n -lt 9999 ]; do n=$((n+1)); done; echo "made $n"; sleep 5; [ $n = 9999 ] || exit 3`;
   const draft = { limits: { disk: '16MiB', memory: '64MiB' } };
+  // Over long before its launch has been read back.
+  const hasty = await supervised.run({
+    name: 'scratch-hasty',
+    command: SHELL('dd if=/dev/zero of=/tmp/big bs=1M count=64 2>/dev/null || exit 3'),
+    ...draft,
+  });
+  expect(hasty).toMatchObject(ended('limit.disk', 'limits.disk'));
   const [full, inodes, twin] = await Promise.all([
     supervised.run({ name: 'scratch', command: SHELL(fill), ...draft }),
     supervised.run({ name: 'scratch-many', command: SHELL(many), ...draft }),
