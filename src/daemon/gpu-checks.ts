@@ -63,12 +63,18 @@ function blindOf(cards: readonly GpuDevice[]): string {
 /** One card: whose it is, who drives it, and what holds `limits.gpu.memory` on it. */
 function cardCheck(card: GpuDevice, slices: number): DoctorCheck {
   const { name, rung, why } = { name: `gpu ${card.uuid}`, ...memoryRung(card, slices) };
-  const evidence = `${card.vendor}, ${card.name}, ${formatBytes(card.memoryBytes)}, driver ${card.driver}; memory: ${why}`;
+  const evidence = `${card.vendor}, ${card.name}, ${formatBytes(card.memoryBytes)}, driver ${card.driver}; memory: ${why}${hostMemory(card)}`;
   const trouble = card.problem ?? card.withheld;
   if (trouble === null) return { name, state: 'ok', rung, evidence, fix: null };
   return degraded(name, rung, `${evidence}; given to nobody: ${trouble}`, {
     fix: 'end what is said there; then it is given again',
   });
+}
+
+/** What these drivers take of the host for an agent, its cgroup does not count. */
+function hostMemory({ driver }: GpuDevice): string {
+  if (driver !== 'amdgpu' && driver !== 'xe') return '';
+  return '; memory of the host that it takes: read and killed above limits.memory and limits.gpu.memory together';
 }
 
 function hasDmem(): boolean {

@@ -215,9 +215,9 @@ export class GpuDesk {
     }
   }
 
-  private send(runId: string, { busyMs, memoryBytes }: GpuUse, ungranted: string | null): void {
+  private send(runId: string, { busyMs, memoryBytes, hostMemoryBytes }: GpuUse, ungranted: string | null): void {
     if (ungranted !== null) this.recordMisuse(runId, ungranted);
-    this.options.warden.send({ kind: 'gpu', runId, busyMs, memoryBytes, ungranted });
+    this.options.warden.send({ kind: 'gpu', runId, busyMs, memoryBytes, hostMemoryBytes, ungranted });
   }
 
   private recordMisuse(runId: string, uuid: string): void {

@@ -199,7 +199,9 @@ function watchBoundsOf(spec: Spec): WatchBounds {
 function gpuBoundsOf({ limits, telemetryLost }: Spec): WatchBounds['gpu'] {
   if (limits.gpu === null) return null;
   const silentMsMax = telemetryLost.action === 'kill' ? telemetryLost.forMs : null;
-  return { memoryBytesMax: limits.gpu.memoryBytesMax, silentMsMax };
+  const { memoryBytesMax } = limits.gpu;
+  // What does not fit into a card goes to the host, and a card without memory of its own has nothing else.
+  return { memoryBytesMax, hostMemoryBytesMax: limits.memoryBytesMax + (memoryBytesMax ?? 0), silentMsMax };
 }
 
 function refuseProblems(facts: Parameters<typeof launchProblems>[0], document: StrictDocument): void {

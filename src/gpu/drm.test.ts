@@ -137,7 +137,7 @@ describe('the kernel', () => {
     expect(on(devices)).toMatchObject([{ pid: 11, runId: RUN, memoryBytes: 100 }]);
   });
 
-  it('tells the memory of the host that the driver holds, which is all that an integrated card has', () => {
+  it('tells the memory of the host that the driver holds, which is all that an integrated card has, and whether a cgroup counts it', () => {
     const small = 'device pci:0000:00:02.0 0 driver=i915 integrated';
     const devices = lookAfter(
       0,
@@ -147,7 +147,7 @@ describe('the kernel', () => {
       'process pci:0000:00:02.0 12 0 drm-resident-system0=50',
     );
     expect(on(devices)).toMatchObject([{ memoryBytes: 100, hostMemoryBytes: 300 }]);
-    expect(on(devices, 'pci:0000:00:02.0')).toMatchObject([{ memoryBytes: 50, hostMemoryBytes: 50 }]);
+    expect(on(devices, 'pci:0000:00:02.0')).toMatchObject([{ memoryBytes: 50, hostMemoryBytes: 0 }]);
   });
 
   it('counts the whole card where a process computes past its clients, and the memory that it has there', () => {

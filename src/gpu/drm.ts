@@ -22,6 +22,7 @@ export type DrmSourceOptions = {
 
 /** Clients that were seen once are remembered, because what hides may come back; the oldest are forgotten first. */
 const CLIENTS_MAX = 4_096;
+const COUNTED_DRIVER = 'i915';
 
 type Span = { readonly atUs: number; readonly passedNs: number };
 type Worked = Span & { readonly workedNs: ReadonlyMap<string, number> };
@@ -124,14 +125,20 @@ function clientKey({ pciAddress, clientId }: DrmClient): string {
   return `${pciAddress} ${clientId}`;
 }
 
-/** A card without memory of its own has what the driver holds of the host's for its clients. */
+/**
+ * A card without memory of its own has what the driver holds of the host's for its clients. i915 takes that as files in
+ * memory, which the kernel counts in the client's cgroup; amdgpu and xe take plain pages, which it counts nowhere.
+ */
 function memoryOf(
   clients: readonly DrmClient[],
-  { isIntegrated }: DrmCard,
+  { isIntegrated, driver }: DrmCard,
 ): { readonly memoryBytes: number; readonly hostMemoryBytes: number } {
-  const hostMemoryBytes = clients.reduce((sum, client) => sum + client.hostMemoryBytes, 0);
+  const hostBytes = clients.reduce((sum, client) => sum + client.hostMemoryBytes, 0);
   const ownBytes = clients.reduce((sum, client) => sum + client.memoryBytes, 0);
-  return { memoryBytes: isIntegrated ? ownBytes + hostMemoryBytes : ownBytes, hostMemoryBytes };
+  return {
+    memoryBytes: isIntegrated ? ownBytes + hostBytes : ownBytes,
+    hostMemoryBytes: driver === COUNTED_DRIVER ? 0 : hostBytes,
+  };
 }
 
 /** What AMD's compute interface holds for a process; its own list of processes does not hang on open files. */

@@ -16,7 +16,7 @@ export type DrmClient = {
   readonly cycles: Readonly<Record<string, { readonly used: number; readonly total: number }>>;
   /** Memory of the device itself that the client holds. */
   readonly memoryBytes: number;
-  /** Memory of the host that the driver holds for the client. Most drivers charge it to no cgroup. */
+  /** Memory of the host that the driver holds for the client. */
   readonly hostMemoryBytes: number;
 };
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { GpuDevice, GpuProcess, GpuReading } from '../core/ports/gpu.ts';
-import { GPU_METER_NONE, integrate, withoutRun, withUsed } from './integrate.ts';
+import { GPU_METER_NONE, integrate, usedBy, withoutRun, withUsed } from './integrate.ts';
 
 const RUN = 'r000000000001';
 const OTHER = 'r000000000002';
@@ -189,8 +189,25 @@ describe('memory', () => {
     expect(unknown.runs.get(RUN)?.memoryBytes).toBe(600);
   });
 
+  it('of the host is summed over all processes and cards of a run', () => {
+    const holding = (runId: string, hostMemoryBytes: number, pid: number): GpuProcess => ({
+      ...process(runId, [], pid),
+      hostMemoryBytes,
+    });
+    const state = integrate(
+      GPU_METER_NONE,
+      reading(
+        0,
+        { processes: [holding(RUN, 5, 7), holding(RUN, 30, 8), holding(OTHER, 1, 9)] },
+        { uuid: 'GPU-2', processes: [holding(RUN, 700, 7)] },
+      ),
+    );
+    expect([RUN, OTHER].map((runId) => usedBy([state, state], runId).hostMemoryBytes)).toEqual([1_470, 2]);
+  });
+
   it('is gone when the processes are', () => {
-    const state = [reading(0, { processes: [process(RUN, [])] }), reading(200, {})].reduce(integrate, GPU_METER_NONE);
-    expect(state.runs.get(RUN)?.memoryBytes).toBe(0);
+    const busy = { ...process(RUN, []), hostMemoryBytes: 9 };
+    const state = [reading(0, { processes: [busy] }), reading(200, {})].reduce(integrate, GPU_METER_NONE);
+    expect(state.runs.get(RUN)).toMatchObject({ memoryBytes: 0, hostMemoryBytes: 0 });
   });
 });

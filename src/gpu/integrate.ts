@@ -11,6 +11,7 @@ import type { GpuDevice, GpuProcess, GpuReading } from '../core/ports/gpu.ts';
 export type GpuUse = {
   readonly busyMs: number;
   readonly memoryBytes: number;
+  readonly hostMemoryBytes: number;
   /** Of the busiest of its devices since the reading before; what the pattern of misuse is made of. */
   readonly percent: number;
 };
@@ -28,7 +29,7 @@ type DeviceState = {
   readonly percentByRun: ReadonlyMap<string, number>;
 };
 
-const NO_USE: GpuUse = { busyMs: 0, memoryBytes: 0, percent: 0 };
+const NO_USE: GpuUse = { busyMs: 0, memoryBytes: 0, hostMemoryBytes: 0, percent: 0 };
 
 export const GPU_METER_NONE: GpuMeterState = { devices: new Map(), runs: new Map() };
 
@@ -41,7 +42,7 @@ const CLOCK_BACK_US = 5_000_000;
 export function integrate(state: GpuMeterState, reading: GpuReading): GpuMeterState {
   const devices = new Map<string, DeviceState>();
   const runs = new Map<string, GpuUse>(
-    [...state.runs].map(([runId, use]) => [runId, { ...use, memoryBytes: 0, percent: 0 }]),
+    [...state.runs].map(([runId, use]) => [runId, { ...NO_USE, busyMs: use.busyMs }]),
   );
   for (const device of reading.devices) {
     const before = state.devices.get(device.uuid);
@@ -57,6 +58,7 @@ export function integrate(state: GpuMeterState, reading: GpuReading): GpuMeterSt
       runs.set(runId, {
         busyMs: sum.busyMs + use.busyMs,
         memoryBytes: sum.memoryBytes + use.memoryBytes,
+        hostMemoryBytes: sum.hostMemoryBytes + use.hostMemoryBytes,
         percent: Math.max(sum.percent, use.percent),
       });
     }
@@ -72,6 +74,7 @@ export function usedBy(meters: Iterable<GpuMeterState>, runId: string): GpuUse {
     sum = {
       busyMs: sum.busyMs + use.busyMs,
       memoryBytes: sum.memoryBytes + use.memoryBytes,
+      hostMemoryBytes: sum.hostMemoryBytes + use.hostMemoryBytes,
       percent: Math.max(sum.percent, use.percent),
     };
   }
@@ -111,7 +114,8 @@ function readDevice(
     const isGap = passedMs > GAP_MS && earlier !== undefined;
     const busyMs = isGap ? (Math.max(earlier, percent) / 100) * passedMs : Math.min(found.busyMs, mostMs);
     percentByRun.set(runId, percent);
-    uses.set(runId, { busyMs, memoryBytes: memoryOf(device, processes), percent });
+    const hostMemoryBytes = processes.reduce((sum, process) => sum + process.hostMemoryBytes, 0);
+    uses.set(runId, { busyMs, memoryBytes: memoryOf(device, processes), hostMemoryBytes, percent });
   }
   return { state: { atMs, lastUs: untilUs, sampledAtMs, percentByRun }, uses };
 }

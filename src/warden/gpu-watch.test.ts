@@ -2,8 +2,14 @@ import { describe, expect, it } from 'vitest';
 import type { GpuBounds, GpuTold } from '../core/ports/warden.ts';
 import { createGpuWatch } from './gpu-watch.ts';
 
-const BOUNDS: GpuBounds = { memoryBytesMax: 1_000, silentMsMax: 10_000 };
-const told = (changes: Partial<GpuTold>): GpuTold => ({ busyMs: 1, memoryBytes: 0, ungranted: null, ...changes });
+const BOUNDS: GpuBounds = { memoryBytesMax: 1_000, hostMemoryBytesMax: 3_000, silentMsMax: 10_000 };
+const told = (changes: Partial<GpuTold>): GpuTold => ({
+  busyMs: 1,
+  memoryBytes: 0,
+  hostMemoryBytes: 0,
+  ungranted: null,
+  ...changes,
+});
 const ruleAt = (watch: ReturnType<typeof createGpuWatch>, nowMs: number): string | null =>
   watch.breach(nowMs)?.rule ?? null;
 
@@ -22,6 +28,21 @@ describe('what a run does on GPUs', () => {
       action: 'kill',
       denial: null,
     });
+  });
+
+  it('may make its driver hold as much memory of the host and no byte more, whatever else is bounded', () => {
+    for (const memoryBytesMax of [1_000, null]) {
+      const watch = createGpuWatch({ ...BOUNDS, memoryBytesMax });
+      watch.note(told({ memoryBytes: 1_000, hostMemoryBytes: 3_000 }), 0);
+      expect(watch.breach(0)).toBeNull();
+      watch.note(told({ hostMemoryBytes: 3_001 }), 0);
+      expect(watch.breach(0)).toMatchObject({
+        reason: 'limit.gpu',
+        rule: 'limits.memory',
+        measured: 3_001,
+        limit: 3_000,
+      });
+    }
   });
 
   it('may not be on a device that was not granted, whether it has one or none', () => {

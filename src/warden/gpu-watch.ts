@@ -31,9 +31,11 @@ export function createGpuWatch(first: GpuBounds | null): GpuWatch {
       heardAtMs ??= nowMs;
       if (told !== null && told.ungranted !== null) return deviceBreach();
       if (bounds === null) return null;
-      const { memoryBytesMax, silentMsMax } = bounds;
+      const { memoryBytesMax, hostMemoryBytesMax, silentMsMax } = bounds;
       if (memoryBytesMax !== null && told !== null && told.memoryBytes > memoryBytesMax)
-        return memoryBreach(told.memoryBytes, memoryBytesMax);
+        return memoryBreach('limits.gpu.memory', told.memoryBytes, memoryBytesMax);
+      if (told !== null && told.hostMemoryBytes > hostMemoryBytesMax)
+        return memoryBreach('limits.memory', told.hostMemoryBytes, hostMemoryBytesMax);
       const silentMs = nowMs - heardAtMs;
       return silentMsMax !== null && silentMs >= silentMsMax ? silenceBreach(silentMs, silentMsMax) : null;
     },
@@ -44,8 +46,8 @@ function deviceBreach(): Breach {
   return killBreach({ reason: 'limit.gpu', rule: 'limits.gpu', measured: 1, limit: 0, unit: 'devices' });
 }
 
-function memoryBreach(measured: number, limit: number): Breach {
-  return killBreach({ reason: 'limit.gpu', rule: 'limits.gpu.memory', measured, limit, unit: 'bytes' });
+function memoryBreach(rule: string, measured: number, limit: number): Breach {
+  return killBreach({ reason: 'limit.gpu', rule, measured, limit, unit: 'bytes' });
 }
 
 function silenceBreach(measured: number, limit: number): Breach {

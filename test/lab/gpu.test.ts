@@ -51,7 +51,7 @@ const KINDS: readonly Kind[] = [
 ];
 const FACT = { deadlineMs: 20_000 };
 const SLEEP = 'sleep 60';
-const HELD: GpuBounds = { memoryBytesMax: 8 * GIB, silentMsMax: 30_000 };
+const HELD: GpuBounds = { memoryBytesMax: 8 * GIB, hostMemoryBytesMax: 8 * GIB, silentMsMax: 30_000 };
 
 function wanting(gpu: Partial<GpuGrant> | null): Spec {
   const spec = specOf();
@@ -59,7 +59,8 @@ function wanting(gpu: Partial<GpuGrant> | null): Spec {
   return { ...spec, limits: { ...spec.limits, gpu: gpu === null ? null : { ...grant, ...gpu } } };
 }
 
-describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids: [CARD, OTHER], fault: death, ...stand }) => {
+describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids, fault: death, ...stand }) => {
+  const [CARD, OTHER] = ids;
   const CARDS = [`device ${CARD} ${80 * GIB} used=${GIB} percent=50`, `device ${OTHER} ${80 * GIB}`];
   let fixture: WardenFixture;
   let library: StandIn;
@@ -178,6 +179,22 @@ describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids: [CARD, OTHER]
     });
     expect(await breachOf(twin.runId)).toBeNull();
   });
+
+  it.runIf(ids[0].startsWith('pci:'))(
+    'is killed when its driver holds more memory of the host for it than it may have, and its twin is not',
+    async () => {
+      const over = await start(wanting({ count: 1 }), { gpu: HELD });
+      const twin = await start(wanting({ count: 1 }), { gpu: HELD }, 'sleep 2.5');
+      library.play(
+        ...CARDS,
+        `process ${CARD} ${over.pid} 1 drm-resident-gtt=${8 * GIB + 1}`,
+        `process ${OTHER} ${twin.pid} 1 drm-resident-gtt=${8 * GIB}`,
+      );
+      const expected = { reason: 'limit.gpu', rule: 'limits.memory', measured: 8 * GIB + 1, limit: 8 * GIB };
+      expect(await breachOf(over.runId)).toMatchObject(expected);
+      expect(await breachOf(twin.runId)).toBeNull();
+    },
+  );
 
   it('is killed on a device that it was not granted, with or without one of its own', async () => {
     const without = await start(wanting(null), { gpu: null });

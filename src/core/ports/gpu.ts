@@ -65,7 +65,7 @@ export type GpuProcess = {
   /** The run whose cgroup it is in, or was when it was last there; null for a process of the host. */
   readonly runId: string | null;
   readonly memoryBytes: number | null;
-  /** Memory of the host that the driver holds for it; no cgroup counts it. 0 where the driver does not tell. */
+  /** Memory of the host that the driver holds for it and no cgroup counts. 0 where the driver does not tell. */
   readonly hostMemoryBytes: number;
   readonly samples: readonly GpuProcessSample[];
 };

@@ -58,6 +58,7 @@ export type WatchBounds = {
 
 export type GpuBounds = {
   readonly memoryBytesMax: number | null;
+  readonly hostMemoryBytesMax: number;
   /** End the run when nothing was told of its devices for this long; null lets it go on unmeasured. */
   readonly silentMsMax: number | null;
 };
@@ -66,6 +67,8 @@ export type GpuTold = {
   /** GPU-seconds of the run so far; null when nothing could be read. */
   readonly busyMs: number | null;
   readonly memoryBytes: number;
+  /** Of the host, held by the driver for the run, and counted by none of its cgroups. */
+  readonly hostMemoryBytes: number;
   /** A device that a process of the run uses and that was not granted to it. */
   readonly ungranted: string | null;
 };
