@@ -17,7 +17,7 @@ export class ReportQueue {
   #pending = 0;
   #unsaid = 0;
 
-  constructor(send: (report: CheckerReport, sent: () => void) => void, now: () => number = Date.now) {
+  constructor(send: (report: CheckerReport, sent: () => void) => void, now: () => number = () => performance.now()) {
     this.#send = send;
     this.#now = now;
   }

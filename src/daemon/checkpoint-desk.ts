@@ -13,22 +13,20 @@ export type CheckpointDeskOptions = {
   readonly outbox: Pick<AlertOutbox, 'enqueue'>;
   readonly sinkNames: readonly string[];
   readonly log: Log;
-  readonly nowMs?: () => number;
 };
 
 /** Sends checkpoints to every sink that takes them: only what has left this host proves something about it. */
 export function sendCheckpoints(options: CheckpointDeskOptions): () => void {
   const { ledger, outbox, sinkNames, log } = options;
-  const nowMs = options.nowMs ?? Date.now;
   let sentAtMs = Number.NEGATIVE_INFINITY;
   let timer: NodeJS.Timeout | null = null;
   const send = (): void => {
     timer = null;
-    sentAtMs = nowMs();
+    sentAtMs = performance.now();
     const checkpoint = ledger.latestCheckpoint();
     const key = ledger.publicKey();
     if (checkpoint === null || key === null) return;
-    const at = new Date(sentAtMs).toISOString();
+    const at = new Date().toISOString();
     const notice = checkpointNotice({ ...checkpoint, key }, { host: hostname(), at });
     for (const sink of sinkNames) {
       outbox.enqueue({ ...notice, sink }).catch((error: unknown) => {
@@ -38,7 +36,7 @@ export function sendCheckpoints(options: CheckpointDeskOptions): () => void {
   };
   const unsubscribe = ledger.subscribe((record) => {
     if (record.kind !== 'ledger.checkpoint' || timer !== null) return;
-    timer = setTimeout(send, Math.max(0, sentAtMs + SEND_EVERY_MS - nowMs()));
+    timer = setTimeout(send, Math.max(0, sentAtMs + SEND_EVERY_MS - performance.now()));
     timer.unref();
   });
   return () => {

@@ -61,7 +61,7 @@ export class Shaper {
     this.#shapes.set(runId, { bridge, bitsPerSecond, ports: [] });
     if (await this.#lead(lease)) return;
     this.#parts.ipset().add(FENCE_SETS.waiting, { kind: 'ip', address });
-    this.#wait(lease, { sinceMs: Date.now(), devices: new Set(), newsAtMs: 0 });
+    this.#wait(lease, { sinceMs: performance.now(), devices: new Set(), newsAtMs: Number.NEGATIVE_INFINITY });
   }
 
   async remove(lease: FenceLease): Promise<void> {
@@ -104,7 +104,7 @@ export class Shaper {
     const { runId } = lease;
     clearTimeout(this.#waits.get(runId));
     const look = async (): Promise<void> => {
-      const now = Date.now();
+      const now = performance.now();
       const devices = hostDevices();
       const changed = devices.size !== before.devices.size || [...devices].some((each) => !before.devices.has(each));
       const wait: Wait = { ...before, devices, newsAtMs: changed ? now : before.newsAtMs };
@@ -117,7 +117,7 @@ export class Shaper {
       if (led) this.#waits.delete(runId);
       else this.#wait(lease, wait);
     };
-    const afterMs = Date.now() - before.sinceMs > PATIENT_AFTER_MS ? PATIENT_LOOK_MS : LOOK_MS;
+    const afterMs = performance.now() - before.sinceMs > PATIENT_AFTER_MS ? PATIENT_LOOK_MS : LOOK_MS;
     const timer = setTimeout(() => {
       look().catch((error: unknown) => {
         // Its packets go nowhere, which is what can be said for it; the next change or restart tries again.

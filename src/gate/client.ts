@@ -85,7 +85,7 @@ export function createGateClient(parts: GateClientParts): GateClient {
   let lastId = 0;
 
   const launch = (): Promise<void> => {
-    const startedAtMs = Date.now();
+    const startedAtMs = performance.now();
     const made = spawnGate(parts.wardenPipe);
     child = made;
     return new Promise((resolve, reject) => {
@@ -130,7 +130,7 @@ export function createGateClient(parts: GateClientParts): GateClient {
         reject(fail('FENCE_FAILED', { detail: failure, port: parts.config.port }));
         if (closing || !wasListening) return;
         parts.log.error({ exitCode, signal, restarts }, 'the DNS gate ended and is started again');
-        if (Date.now() - startedAtMs > HEALTHY_MS) restartMs = RESTART_MS_MIN;
+        if (performance.now() - startedAtMs > HEALTHY_MS) restartMs = RESTART_MS_MIN;
         scheduleRestart();
       });
       const config: GateConfig = { ...parts.config, wardenPipe: parts.wardenPipe !== null };

@@ -30,11 +30,18 @@ type RunDenials = {
 export class DenialFeed {
   readonly #send: (denial: FenceDenial) => boolean;
   readonly #now: () => number;
+  readonly #utc: () => string;
   readonly #runs = new Map<string, RunDenials>();
 
-  constructor(parts: { readonly send: (denial: FenceDenial) => boolean; readonly now: () => number }) {
+  /** `now`: milliseconds of a clock that nobody can set, which decides; `utc`: what is written down. */
+  constructor(parts: {
+    readonly send: (denial: FenceDenial) => boolean;
+    readonly now: () => number;
+    readonly utc: () => string;
+  }) {
     this.#send = parts.send;
     this.#now = parts.now;
+    this.#utc = parts.utc;
   }
 
   report(address: string, refused: Refused): void {
@@ -45,7 +52,7 @@ export class DenialFeed {
     if (before !== undefined && nowMs - before < SAME_ATTEMPT_MS) return;
     if (run.recent.size >= RECENT_MAX) run.recent.clear();
     run.recent.set(key, nowMs);
-    this.#deliver(address, run, { ...refused, at: new Date(nowMs).toISOString() });
+    this.#deliver(address, run, { ...refused, at: this.#utc() });
   }
 
   /** To be called every second or so: what a flood left unsaid is said although no further refusal follows. */

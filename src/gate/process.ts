@@ -98,7 +98,7 @@ async function handle(request: GateRequest): Promise<void> {
 
 function create(config: GateConfig, grants: readonly GateGrant[]): Parts {
   const send = config.wardenPipe ? wardenSender() : (): boolean => true;
-  const denials = new DenialFeed({ send, now: Date.now });
+  const denials = new DenialFeed({ send, now: monotonicMs, utc: () => new Date().toISOString() });
   const checker = linkChecker({
     check: (question) => gate.check(question),
     onDenied: (denied) => {

@@ -115,7 +115,11 @@ export function makeGate(options: TestGateOptions = {}): TestGate {
   const requests: NameRequest[] = [];
   const resolved: NameResolved[] = [];
   const closed: TestGate['closed'] = [];
-  const feed = new DenialFeed({ send: (denial) => denials.push(denial) > 0, now: () => clock.nowMs });
+  const feed = new DenialFeed({
+    send: (denial) => denials.push(denial) > 0,
+    now: () => clock.nowMs,
+    utc: () => new Date(clock.nowMs).toISOString(),
+  });
   const gate = createGate({
     config: { pool: '10.213.0.0/16', neverRanges: NEVER_RANGES, holdMs: options.holdMs ?? HOLD_MS },
     ipset: sets,

@@ -44,7 +44,7 @@ export async function resolveName(
   upstreams: readonly Upstream[],
   onAnswered: (upstream: Upstream) => void = () => undefined,
 ): Promise<Resolution> {
-  const deadline = Date.now() + RESOLVE_DEADLINE_MS;
+  const deadline = performance.now() + RESOLVE_DEADLINE_MS;
   let target = name;
   let ttlSeconds: number | null = null;
   for (let question = 0; question < Math.min(QUESTIONS_MAX, ALIASES_MAX); question += 1) {
@@ -71,7 +71,7 @@ async function askUpstreams(options: {
 }): Promise<RcodePacket | null> {
   for (let round = 0; round < ROUNDS_MAX; round += 1) {
     for (const upstream of options.upstreams) {
-      const left = options.deadline - Date.now();
+      const left = options.deadline - performance.now();
       if (left <= 0) return null;
       const packet = await askOne(options.name, upstream, left);
       // A server that fails or refuses says nothing about the name: the next one may know.
