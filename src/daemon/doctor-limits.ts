@@ -87,6 +87,9 @@ export function budgetChecks({ killRung, feed }: Extract<WardenReport, { kind: '
   ];
 }
 
+const ROOT_OF_A_RUN = 'the root of a run is read-only and no size is asked of either';
+const ITS_DISK = '; limits.io takes its disk to be that of /var/lib/containerd';
+
 /** What no bound depends on, and what explains a host that is slow to hold them. */
 export async function storageChecks({
   imageStore,
@@ -94,7 +97,10 @@ export async function storageChecks({
   rootDirectory,
 }: EngineFacts): Promise<readonly DoctorCheck[]> {
   return [
-    note('image store', `${imageStore}, ${storageDriver}; the root of a run is read-only on either`),
+    note(
+      'image store',
+      `${imageStore}, ${storageDriver}; ${ROOT_OF_A_RUN}${imageStore === 'containerd' ? ITS_DISK : ''}`,
+    ),
     note('quotas', `${await quotasOf(rootDirectory)}; no bound needs them: sizes are filesystems of their own`),
     await pressureCheck(),
     note('one user', await sharedByUser()),
