@@ -196,6 +196,13 @@ time.sleep(20)
   // Two files of 16 MiB, and one line that may go over the end of each.
   expect({ used: most > 8 * MIB, within: most <= 33 * MIB, most }).toMatchObject({ used: true, within: true });
   expect((await supervised.wait(runId)).outcome.reason).toBe('killed');
+  // What fits is all there.
+  const twin = await supervised.run({
+    name: 'log-flood-twin',
+    command: PYTHON("for _ in range(60): print('x' * 16000)"),
+  });
+  expect(twin).toMatchObject(exited);
+  expect(twin.output.match(/x{16000}/g)).toHaveLength(60);
 });
 
 describe('limits.io', () => {
@@ -303,6 +310,17 @@ while True:
   expect(outcome.usage.pidsPeak).toBe(64);
   const { action } = await supervised.incident(outcome.incidentId ?? '');
   expect(action.survivors).toBe(0);
+  const twin = await supervised.run({
+    name: 'fork-race-twin',
+    command: PYTHON(`
+import os
+for _ in range(60):
+    if os.fork() == 0: os.setsid(); os._exit(0)
+for _ in range(60): os.wait()
+`),
+    limits: { pids: 64, memory: '256MiB' },
+  });
+  expect(twin).toMatchObject({ ...exited, outcome: { usage: { pidsRefusals: 0 } } });
 });
 
 test('ten agents at their limits starve neither the daemon nor each other', async () => {
