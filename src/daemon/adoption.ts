@@ -70,6 +70,7 @@ async function adoptRun(run: OpenRun, parts: AdoptionParts): Promise<boolean> {
     startedAt: container.startedAt,
     startedAtMs,
     incidentId: run.incidentId,
+    denialsOnRecord: run.denialsOnRecord,
   });
   // Ended for a breach, and the daemon was gone before it could say so: now it is said.
   if (run.breach !== null) {

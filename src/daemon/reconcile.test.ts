@@ -25,6 +25,7 @@ const OPEN: OpenRun = {
   startedAtMs: 1,
   bootId: null,
   breach: null,
+  denialsOnRecord: 0,
   incidentId: null,
 };
 const EVERYTHING = { containers: [CONTAINER], networks: [NETWORK], cgroupRunIds: [RUN] };

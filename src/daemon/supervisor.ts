@@ -93,6 +93,7 @@ export type AdoptedPast = {
   readonly startedAtMs: number;
   /** The incident that the daemon before opened for it; null when there is none yet. */
   readonly incidentId: string | null;
+  readonly denialsOnRecord: number;
 };
 
 type RunReport = Extract<WardenReport, { readonly runId: string }>;
@@ -190,7 +191,7 @@ export class Supervisor implements RunService {
     const { runId, admission, request, caller } = run;
     const { spec, image } = admission;
     const driver = new Driver({
-      state: initialState({ runId, spec, imageDigest: image.digest }),
+      state: initialState({ runId, spec, imageDigest: image.digest, denialsOnRecord: past.denialsOnRecord }),
       incidentId: past.incidentId ?? idFrom('i', randomBytes(12)),
       incidentOpened: past.incidentId !== null,
       ports,

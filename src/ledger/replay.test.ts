@@ -115,6 +115,18 @@ test('knows in which boot of the host a run started', async () => {
   ]);
 });
 
+test('knows how many refused attempts of an open run are on record', async () => {
+  const denied = (runId: string, suppressed: unknown): RecordDraft => ({ kind: 'egress.denied', runId, suppressed });
+  const replay = await replayOf([
+    admitted('r1'),
+    denied('r1', 0),
+    denied('r1', 41),
+    denied('r2', 3),
+    denied('r1', '7'),
+  ]);
+  expect(replay.open.map(({ denialsOnRecord }) => denialsOnRecord)).toEqual([44]);
+});
+
 test('keeps the latest of many ended runs', async () => {
   const ids = Array.from({ length: ENDED_KEPT_MAX + 3 }, (_, index) => `r${index}`);
   const replay = await replayOf(ids.flatMap((id) => [admitted(id), ended(id)]));

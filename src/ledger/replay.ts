@@ -44,6 +44,8 @@ export type OpenRun = {
   readonly bootId: string | null;
   /** What ended it, when the daemon went away before it could say so. */
   readonly breach: { readonly breach: Breach; readonly usage: Usage } | null;
+  /** Refused attempts that its records count. */
+  readonly denialsOnRecord: number;
   /** The incident that was opened for it already; it gets no second one. */
   readonly incidentId: string | null;
 };
@@ -110,6 +112,7 @@ class Replaying implements Replay {
             startedAtMs: null,
             bootId: null,
             breach: null,
+            denialsOnRecord: 0,
             incidentId: null,
           };
           keep(this.#open, { key: runId, value: run, max: OPEN_KEPT_MAX });
@@ -117,6 +120,9 @@ class Replaying implements Replay {
         return;
       case 'run.started':
         this.#started(runId, record);
+        return;
+      case 'egress.denied':
+        this.#denied(runId, record['suppressed']);
         return;
       case 'breach':
         this.#breached(runId, record);
@@ -166,6 +172,13 @@ class Replaying implements Replay {
       startedAtMs: typeof startedAtMs === 'number' ? startedAtMs : null,
       bootId: this.#bootId,
     });
+  }
+
+  #denied(runId: string | null, suppressed: unknown): void {
+    const run = runId === null ? undefined : this.#open.get(runId);
+    if (run === undefined) return;
+    const attempts = 1 + (typeof suppressed === 'number' ? suppressed : 0);
+    this.#open.set(run.runId, { ...run, denialsOnRecord: run.denialsOnRecord + attempts });
   }
 
   /** The first one is the reason. */

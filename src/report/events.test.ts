@@ -1,6 +1,8 @@
 import fc from 'fast-check';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { RecordDraft, RecordKind } from '../core/ports/record.ts';
+import { RECORD_KINDS, type RecordDraft, type RecordKind } from '../core/ports/record.ts';
 import { renderEvent } from './events.ts';
 import { AT, cpuBreach, incidentOf, nameDenial, outcomeWith, sshBreach, sshDenial } from './testing.ts';
 
@@ -14,7 +16,14 @@ function rendered(draft: RecordDraft): string {
 describe('one line a record', () => {
   const cases: readonly (readonly [draft: RecordDraft, detail: string])[] = [
     [{ kind: 'daemon.started', version: '0.1.0', pid: 7 }, 'version 0.1.0, pid 7'],
+    [
+      { kind: 'daemon.started', version: '0.1.0', pid: 7, gapFrom: AT },
+      `version 0.1.0, pid 7, nobody watched since ${AT}`,
+    ],
     [{ kind: 'daemon.stopped' }, ''],
+    [{ kind: 'ledger.key', key: 'ringfence/h+1+2' }, 'ringfence/h+1+2'],
+    [{ kind: 'ledger.checkpoint', of: 41 }, 'signed up to record 41'],
+    [{ kind: 'ledger.pruned', fromSeq: 1, toSeq: 9 }, 'records 1 to 9 were deleted for their age'],
     [
       { kind: 'ledger.recovered', broken: false, bytes: 51, movedTo: 'torn-000001-9-001' },
       'a torn tail of 51 bytes was moved, to torn-000001-9-001',
@@ -119,4 +128,13 @@ test('whatever a record holds, it is one short printable line', () => {
       expect(line).not.toMatch(/[\u0000-\u001f\u007f\u2028\u202e]/);
     }),
   );
+});
+
+test('every kind of record is described, and nothing that there is not', () => {
+  const page = readFileSync(join(import.meta.dirname, '../../docs/ledger.md'), 'utf8');
+  const [table = ''] = page.slice(page.indexOf('| kind | fields |\n')).split('\n\n');
+  const kinds = [...table.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, cell = '']) =>
+    cell.replaceAll('`', '').split(', '),
+  );
+  expect(new Set(kinds)).toEqual(new Set(RECORD_KINDS));
 });

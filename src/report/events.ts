@@ -21,7 +21,16 @@ export function renderEvent(record: LedgerRecord): string {
 type Fields = Readonly<Record<string, unknown>>;
 
 const DETAILS: Readonly<Partial<Record<RecordKind, (record: Fields) => string>>> = {
-  'daemon.started': (record) => join(said('version', record['version']), said('pid', record['pid'])),
+  'daemon.started': (record) =>
+    join(
+      said('version', record['version']),
+      said('pid', record['pid']),
+      typeof record['gapFrom'] === 'string' ? `nobody watched since ${text(record['gapFrom'])}` : '',
+    ),
+  'ledger.key': (record) => text(record['key']),
+  'ledger.checkpoint': (record) => `signed up to record ${text(record['of'])}`,
+  'ledger.pruned': (record) =>
+    `records ${text(record['fromSeq'])} to ${text(record['toSeq'])} were deleted for their age`,
   'ledger.recovered': (record) =>
     record['broken'] === true
       ? join(`damage found: ${text(record['why'])}`, said('file', record['file']), said('line', record['line']))
@@ -59,7 +68,7 @@ const DETAILS: Readonly<Partial<Record<RecordKind, (record: Fields) => string>>>
     `listed names that do not resolve: ${(Array.isArray(record['names']) ? record['names'] : [])
       .map((each) => join(text(fieldsOf(each)['name']), text(fieldsOf(each)['why'])))
       .join('; ')}`,
-  'egress.suppressed': (record) => `${text(record['suppressed'] ?? record['count'])} more refused attempts`,
+  'egress.suppressed': (record) => `${text(record['suppressed'])} more refused attempts`,
   breach: (record) => breachText(fieldsOf(record['breach'])),
   'incident.opened': (record) => {
     const incident = fieldsOf(record['incident']);

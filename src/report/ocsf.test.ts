@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { LedgerRecord, RecordKind } from '../core/ports/record.ts';
+import { RECORD_KINDS, type LedgerRecord, type RecordKind } from '../core/ports/record.ts';
 import { csvOf } from './csv.ts';
 import { ocsfOf } from './ocsf.ts';
 import { AT, sshBreach, sshDenial } from './testing.ts';
@@ -75,6 +75,7 @@ const drafts: readonly (readonly [kind: RecordKind, classUid: number, activity: 
   ['run.adopted', 1007, 3, { containerId: 'c' }],
   ['run.ended', 1007, 2, { outcome: { reason: 'budget.cpu', exitCode: 137, incidentId: 'i1' } }],
   ['egress.denied', 4001, 5, { denial: sshDenial, suppressed: 3 }],
+  ['egress.suppressed', 4001, 5, { suppressed: 9_000 }],
   ['egress.allowed', 4001, 6, { address: '192.0.2.30', port: 443, protocol: 'tcp', egressBytes: 9, packets: 1 }],
   ['breach', 2004, 1, { breach: sshBreach }],
   ['incident.opened', 2004, 1, { incident: { id: 'i1', cure: 'x', what: { severity: 'critical', summary: 's' } } }],
@@ -84,6 +85,20 @@ const drafts: readonly (readonly [kind: RecordKind, classUid: number, activity: 
   ['enforcement.lost', 2004, 1, { what: 'egress', findings: [] }],
   ['budget.warned', 2004, 1, { rule: 'budget.cpu' }],
   ['approval.decided', 5019, 1, { caller }],
+  ['run.verified', 5019, 1, { bounds: [] }],
+  ['run.held', 1007, 99, { breach: sshBreach }],
+  ['run.resumed', 1007, 99, {}],
+  ['ledger.recovered', 2004, 1, { how: 'new-segment', broken: true, why: 'x' }],
+  ['ledger.key', 6002, 99, { key: 'k' }],
+  ['ledger.pruned', 6002, 99, { fromSeq: 1, toSeq: 2 }],
+  ['run.cleaned', 6002, 99, { failures: [] }],
+  ['approval.requested', 4001, 99, { wants: 'x', request: { kind: 'name', name: 'docs.example', ports: [] } }],
+  ['approval.expired', 4001, 5, { wants: 'x', why: 'nobody decided' }],
+  ['egress.unresolved', 6002, 99, { names: [] }],
+  ['incident.closed', 2004, 3, { incidentId: 'i1', how: 'released' }],
+  ['alert.delivered', 6002, 99, { sink: 'ops', id: 'i1' }],
+  ['alert.failed', 6002, 99, { sink: 'ops', id: 'i1' }],
+  ['garbage.collected', 6002, 99, { removed: [] }],
   ['command.issued', 6002, 99, { command: 'kill', caller }],
   ['ledger.checkpoint', 6002, 99, { of: 1, hash: 'x' }],
 ];
@@ -99,6 +114,10 @@ describe('ocsfOf', () => {
     const event = ocsfOf(recordOf(kind, fields), options);
     expect(faultsOf(event)).toEqual([]);
     expect([event['class_uid'], event['activity_id'], event['time']]).toEqual([classUid, activity, Date.parse(AT)]);
+  });
+
+  test('has a class for every kind of record', () => {
+    expect(drafts.map(([kind]) => kind).toSorted()).toEqual(RECORD_KINDS.toSorted());
   });
 
   test('says where a refused packet wanted to go, and how many there were', () => {

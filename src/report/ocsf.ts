@@ -24,8 +24,8 @@ const CLASSES = {
 
 /** `activity_id` 99 says that the name of the activity is ours. */
 const OTHER = 99;
-const NETWORK = { refuse: 5, traffic: 6 } as const;
-const PROCESS = { launch: 1, terminate: 2, open: 3 } as const;
+const NETWORK = { refuse: 5, traffic: 6, other: OTHER } as const;
+const PROCESS = { launch: 1, terminate: 2, open: 3, other: OTHER } as const;
 const FINDING = { create: 1, update: 2, close: 3 } as const;
 const LIFECYCLE = { start: 3, stop: 4 } as const;
 const CONFIG = { log: 1 } as const;
@@ -83,8 +83,14 @@ const MAPPINGS: Readonly<Partial<Record<RecordKind, Mapping>>> = {
   'daemon.started': (record, options) => lifecycle(record, options, LIFECYCLE.start),
   'daemon.stopped': (record, options) => lifecycle(record, options, LIFECYCLE.stop),
   'run.admitted': configured,
+  'run.verified': configured,
   'run.changed': configured,
   'approval.decided': configured,
+  'run.held': (record, options) => ({
+    ...processed(record, options, PROCESS.other),
+    severity: SEVERITY.medium,
+  }),
+  'run.resumed': (record, options) => processed(record, options, PROCESS.other),
   'run.started': (record, options) => processed(record, options, PROCESS.launch),
   'run.adopted': (record, options) => processed(record, options, PROCESS.open),
   'run.refused': (record, options) => {
@@ -118,6 +124,12 @@ const MAPPINGS: Readonly<Partial<Record<RecordKind, Mapping>>> = {
       },
     };
   },
+  'egress.suppressed': (record) => ({
+    class: 'network',
+    activity: NETWORK.refuse,
+    severity: SEVERITY.low,
+    fields: { action_id: ACTION.denied, disposition_id: DISPOSITION.blocked, count: numberOf(record['suppressed']) },
+  }),
   'egress.allowed': (record) => ({
     class: 'network',
     activity: NETWORK.traffic,
@@ -135,6 +147,17 @@ const MAPPINGS: Readonly<Partial<Record<RecordKind, Mapping>>> = {
       start_time: timeOf(record['fromAt']),
       end_time: timeOf(record['toAt']),
     },
+  }),
+  'approval.requested': (record) => {
+    const request = fieldsOf(record['request']);
+    const fields = networkFields({ ...request, destination: request['name'] });
+    return { class: 'network', activity: NETWORK.other, severity: SEVERITY.low, fields };
+  },
+  'approval.expired': (record) => ({
+    class: 'network',
+    activity: NETWORK.refuse,
+    severity: SEVERITY.low,
+    fields: { action_id: ACTION.denied, disposition_id: DISPOSITION.blocked, status_detail: text(record['why']) },
   }),
   'incident.closed': (record) => ({
     class: 'finding',
@@ -178,6 +201,11 @@ const MAPPINGS: Readonly<Partial<Record<RecordKind, Mapping>>> = {
   'drift.detected': (record) => finding(record, { title: text(record['what']), severity: SEVERITY.high }),
   'enforcement.lost': (record) =>
     finding(record, { title: `not in force: ${text(record['what'], 200)}`, severity: SEVERITY.critical }),
+  'ledger.recovered': (record) => {
+    const damaged = record['broken'] === true;
+    const title = damaged ? 'the ledger is damaged' : 'a torn end of the ledger was moved aside';
+    return finding(record, { title, severity: damaged ? SEVERITY.critical : SEVERITY.low });
+  },
   'quarantine.set': (record) => ({
     ...finding(record, { title: 'the agent is in quarantine', severity: SEVERITY.high }),
     activity: FINDING.update,

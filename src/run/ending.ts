@@ -77,8 +77,17 @@ export function finishIfDone(state: RunState, event: At, incidentId: string): St
     kind: 'record',
     draft: { kind: 'run.ended', runId: state.runId, profile: state.spec.name, outcome },
   };
+  const opening: readonly RunEffect[] = opensIncident ? [{ kind: 'open-incident' }] : [];
   return {
     state: { ...withEnd, outcome },
-    effects: [...(opensIncident ? [{ kind: 'open-incident' } as const] : []), record, { kind: 'tear-down' }],
+    effects: [...unrecordedDenials(withEnd), ...opening, record, { kind: 'tear-down' }],
   };
+}
+
+/** Refused attempts that no record has counted: the warden tells only so many, and this daemon writes only so many. */
+function unrecordedDenials({ runId, spec, usage, denialRecords }: RunState): readonly RunEffect[] {
+  const { unrecorded, onRecord } = denialRecords;
+  const suppressed = Math.max(unrecorded, usage.denials - onRecord);
+  if (suppressed === 0) return [];
+  return [{ kind: 'record', draft: { kind: 'egress.suppressed', runId, profile: spec.name, suppressed } }];
 }

@@ -3,28 +3,33 @@ import type { Step } from './ending.ts';
 import { emptyDeadline, endOf, same } from './ending.ts';
 import type { EventOf, RunEffect } from './events.ts';
 import type { RunEnd, RunState } from './state.ts';
-import { LAST_DENIALS_MAX } from './state.ts';
+import { DENIALS_RECORDED_BURST, LAST_DENIALS_MAX } from './state.ts';
 
 /** What the warden saw a run do: refused attempts, budgets that are nearly used up, and what ends it. */
 
-/** Denials of one run that get a record each; the rest are counted in the outcome. */
-export const DENIALS_RECORDED_MAX = 256;
+/** Beyond the burst: an agent that is refused all day is told of all day, and cannot fill a disk with it. */
+const DENIAL_RECORD_EVERY_MS = 5_000;
 
 export function onDenied(before: RunState, event: EventOf<'denied'>): Step {
-  const denialsTotal = before.denialsTotal + 1 + event.suppressed;
-  const lastDenials = [...before.lastDenials, event.denial].slice(-LAST_DENIALS_MAX);
-  const state = { ...before, denialsTotal, lastDenials };
-  if (before.denialsTotal >= DENIALS_RECORDED_MAX) return same(state);
-  const last = denialsTotal >= DENIALS_RECORDED_MAX;
+  const { tokens, atMs, unrecorded, onRecord } = before.denialRecords;
+  const attempts = 1 + event.suppressed;
+  const refilled = Math.min(DENIALS_RECORDED_BURST, tokens + Math.max(0, event.atMs - atMs) / DENIAL_RECORD_EVERY_MS);
+  const state = {
+    ...before,
+    denialsTotal: before.denialsTotal + attempts,
+    lastDenials: [...before.lastDenials, event.denial].slice(-LAST_DENIALS_MAX),
+  };
+  const at = { atMs: event.atMs, unrecorded: unrecorded + attempts };
+  if (refilled < 1) return same({ ...state, denialRecords: { ...at, tokens: refilled, onRecord } });
   const draft = {
     kind: 'egress.denied' as const,
     runId: state.runId,
     profile: state.spec.name,
     denial: event.denial,
-    suppressed: event.suppressed,
-    lastRecorded: last,
+    suppressed: at.unrecorded - 1,
   };
-  return { state, effects: [{ kind: 'record', draft }] };
+  const denialRecords = { ...at, tokens: refilled - 1, unrecorded: 0, onRecord: onRecord + at.unrecorded };
+  return { state: { ...state, denialRecords }, effects: [{ kind: 'record', draft }] };
 }
 
 export function onWarned(state: RunState, event: EventOf<'warned'>): Step {

@@ -49,6 +49,7 @@ export type RunState = {
   /** Oldest first, at most LAST_DENIALS_MAX. */
   readonly lastDenials: readonly Denial[];
   readonly denialsTotal: number;
+  readonly denialRecords: DenialRecords;
   readonly end: RunEnd | null;
   readonly exit: RunExit | null;
   /** The processes of the run are gone: the warden saw the empty cgroup, or there never were any. */
@@ -80,13 +81,28 @@ export type RunExit = { readonly exitCode: number | null; readonly oomKilledFlag
 
 export const LAST_DENIALS_MAX = 20;
 
+/** Which refused attempts get a record each: `tokens` as of `atMs`. */
+export type DenialRecords = {
+  readonly tokens: number;
+  readonly atMs: number;
+  /** Told since the last record, and not in one. */
+  readonly unrecorded: number;
+  /** In a record, by themselves or in the count of one; what earlier daemons recorded included. */
+  readonly onRecord: number;
+};
+
+/** Refused attempts of one run that get a record each as they come; after them there is one record in a while. */
+export const DENIALS_RECORDED_BURST = 256;
+
 export function initialState(options: {
   readonly runId: string;
   readonly spec: Spec;
   readonly imageDigest: string | null;
+  readonly denialsOnRecord?: number;
 }): RunState {
+  const { denialsOnRecord = 0, ...given } = options;
   return {
-    ...options,
+    ...given,
     phase: 'waiting',
     prepared: [],
     pending: [],
@@ -102,6 +118,7 @@ export function initialState(options: {
     usage: USAGE_NONE,
     lastDenials: [],
     denialsTotal: 0,
+    denialRecords: { tokens: DENIALS_RECORDED_BURST, atMs: 0, unrecorded: 0, onRecord: denialsOnRecord },
     end: null,
     exit: null,
     empty: false,

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { Breach } from '../core/outcome.ts';
+import type { Breach, Denial } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { RunEffect, RunEvent } from './events.ts';
 import type { RunState } from './state.ts';
@@ -59,6 +59,78 @@ const breached = (breach: Breach): Unstamped => ({ kind: 'breached', breach, usa
 function kindsOf(effects: readonly RunEffect[]): string[] {
   return effects.map((effect) => (effect.kind === 'record' ? `record ${effect.draft.kind}` : effect.kind));
 }
+
+const REFUSED: Denial = {
+  kind: 'packet',
+  at: STAMP.at,
+  destination: '203.0.113.10',
+  port: 22,
+  protocol: 'tcp',
+  rule: 'egress',
+  explanation: 'no rule',
+};
+
+describe('refused attempts', () => {
+  const denied = (atMs: number, suppressed = 0): RunEvent => {
+    return { kind: 'denied', denial: REFUSED, suppressed, at: STAMP.at, atMs };
+  };
+  const running = play(LAUNCH).state;
+
+  function flood(from: RunState, events: readonly RunEvent[]): { state: RunState; counted: readonly number[] } {
+    const counted: number[] = [];
+    let state = from;
+    for (const event of events) {
+      const next = step(state, event, INCIDENT);
+      state = next.state;
+      for (const effect of next.effects)
+        if (effect.kind === 'record' && effect.draft.kind === 'egress.denied')
+          counted.push(1 + Number(effect.draft['suppressed']));
+    }
+    return { state, counted };
+  }
+  const sum = (counted: readonly number[]): number => counted.reduce((total, count) => total + count, 0);
+
+  test('are recorded up to a rate, and a flood hides none that comes later', () => {
+    const burst = flood(
+      running,
+      Array.from({ length: 10_000 }, () => denied(1_000_000, 3)),
+    );
+    expect(burst.counted).toEqual(Array.from({ length: 256 }, () => 4));
+    const later = flood(burst.state, [denied(1_004_999), denied(1_005_000), denied(1_005_001)]);
+    expect(later.counted).toEqual([(10_000 - 256) * 4 + 2]);
+    // A day at any rate is bounded, and what it counts is all of it but what still waits.
+    const day = flood(
+      later.state,
+      Array.from({ length: 100_000 }, (_, index) => denied(1_005_001 + index * 864)),
+    );
+    expect(day.counted.length).toBeLessThanOrEqual(86_400 / 5 + 1);
+    expect(sum([...burst.counted, ...later.counted, ...day.counted]) + day.state.denialRecords.unrecorded).toBe(
+      40_000 + 3 + 100_000,
+    );
+  });
+
+  test.each([
+    ['what this daemon did not write', 300, 0, 44],
+    ['what the warden did not tell', 300, 1_000, 744],
+    ['nothing where each has its record', 256, 256, null],
+  ])('end with a count of the rest: %s', (_what, told, used, suppressed) => {
+    const { state } = flood(
+      running,
+      Array.from({ length: told }, () => denied(1_000_000)),
+    );
+    const { effects } = play(
+      [
+        { ...EMPTIED, usage: { ...USAGE_NONE, denials: used } },
+        { kind: 'died', exitCode: 0, oomKilledFlag: false },
+      ],
+      state,
+    );
+    const drafts = effects.flatMap((effect) => (effect.kind === 'record' ? [effect.draft] : []));
+    const rest = drafts.filter(({ kind }) => kind === 'egress.suppressed');
+    expect(rest.map((draft) => draft['suppressed'])).toEqual(suppressed === null ? [] : [suppressed]);
+    expect(drafts.map(({ kind }) => kind)).toContain('run.ended');
+  });
+});
 
 describe('a launch', () => {
   test('makes the boundary before the container, and reads it back before it counts as running', () => {

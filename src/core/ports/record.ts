@@ -1,40 +1,43 @@
 /** What the supervisor writes down. The ledger gives each record its place, time, and hash. */
-export type RecordKind =
-  | 'daemon.started'
-  | 'daemon.stopped'
-  | 'ledger.recovered'
-  | 'ledger.key'
-  | 'ledger.checkpoint'
-  | 'ledger.pruned'
-  | 'run.admitted'
-  | 'run.refused'
-  | 'run.started'
-  | 'run.adopted'
-  | 'run.verified'
-  | 'run.ended'
-  | 'run.cleaned'
-  | 'run.changed'
-  | 'run.held'
-  | 'run.resumed'
-  | 'approval.requested'
-  | 'approval.decided'
-  | 'approval.expired'
-  | 'budget.warned'
-  | 'egress.denied'
-  | 'egress.allowed'
-  | 'egress.unresolved'
-  | 'egress.suppressed'
-  | 'breach'
-  | 'incident.opened'
-  | 'incident.closed'
-  | 'quarantine.set'
-  | 'quarantine.released'
-  | 'command.issued'
-  | 'drift.detected'
-  | 'enforcement.lost'
-  | 'alert.delivered'
-  | 'alert.failed'
-  | 'garbage.collected';
+export const RECORD_KINDS = [
+  'daemon.started',
+  'daemon.stopped',
+  'ledger.recovered',
+  'ledger.key',
+  'ledger.checkpoint',
+  'ledger.pruned',
+  'run.admitted',
+  'run.refused',
+  'run.started',
+  'run.adopted',
+  'run.verified',
+  'run.ended',
+  'run.cleaned',
+  'run.changed',
+  'run.held',
+  'run.resumed',
+  'approval.requested',
+  'approval.decided',
+  'approval.expired',
+  'budget.warned',
+  'egress.denied',
+  'egress.allowed',
+  'egress.unresolved',
+  'egress.suppressed',
+  'breach',
+  'incident.opened',
+  'incident.closed',
+  'quarantine.set',
+  'quarantine.released',
+  'command.issued',
+  'drift.detected',
+  'enforcement.lost',
+  'alert.delivered',
+  'alert.failed',
+  'garbage.collected',
+] as const;
+
+export type RecordKind = (typeof RECORD_KINDS)[number];
 
 export type RecordDraft = {
   readonly kind: RecordKind;
