@@ -316,7 +316,7 @@ async function assemble(
     stopWarning();
   });
   hooks.onReport = (report) => {
-    if (report.kind === 'late') metrics.noteLate(report.lateMs);
+    if (report.kind === 'late') metrics.noteLate(report);
     if (report.kind === 'rules-changed') guard.lookNow();
     supervisor.receive(filled(report));
   };

@@ -5,6 +5,7 @@ import { parse } from 'yaml';
 import type { RunView } from '../api/service.ts';
 import { USAGE_NONE, type Usage } from '../core/outcome.ts';
 import type { LedgerRecord, RecordKind } from '../core/ports/record.ts';
+import { createLatenessTally } from '../warden/lateness.ts';
 import { Metrics } from './metrics.ts';
 
 const AT = '2026-10-05T08:00:00.000Z';
@@ -76,6 +77,30 @@ describe('Metrics', () => {
     expect(valueOf(text, 'ringfence_kill_duration_seconds_bucket{le="0.005"}')).toBe(1);
     expect(valueOf(text, 'ringfence_kill_duration_seconds_bucket{le="+Inf"}')).toBe(2);
     expect(valueOf(text, 'ringfence_runs_ended_total{agent="rome",reason="budget.cpu"}')).toBe(3);
+  });
+
+  test('how late the warden looks is a histogram that adds up over its reports', async () => {
+    const metrics = metricsOf();
+    const tally = createLatenessTally();
+    for (const lateMs of [0.4, 1, 1.5, 180, 9_000]) tally.note(lateMs);
+    for (const nowMs of [0, 5_000]) {
+      const told = tally.take(nowMs);
+      if (told !== null) metrics.noteLate(told);
+      tally.note(2);
+      // Another one so soon waits for the next report.
+      expect(tally.take(nowMs + 4_999)).toBeNull();
+    }
+    const text = await metrics.render();
+    const series = [
+      'bucket{le="0.001"}',
+      'bucket{le="0.002"}',
+      'bucket{le="0.1"}',
+      'bucket{le="5"}',
+      'bucket{le="+Inf"}',
+      'count',
+    ];
+    expect(series.map((name) => valueOf(text, `ringfence_warden_late_seconds_${name}`))).toEqual([2, 4, 4, 5, 6, 6]);
+    expect(valueOf(text, 'ringfence_warden_late_seconds_sum')).toBeCloseTo(9.1849);
   });
 
   test('thousands of profiles do not become thousands of series', async () => {

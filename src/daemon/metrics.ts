@@ -1,8 +1,10 @@
 import type { RunView } from '../api/service.ts';
 import type { Outcome, Usage } from '../core/outcome.ts';
 import type { LedgerRecord } from '../core/ports/record.ts';
+import type { Lateness } from '../core/ports/warden.ts';
 import { renderMetrics, type Family, type Labels, type Sample } from '../report/prometheus.ts';
 import { usesOf } from '../report/use.ts';
+import { LATENESS_MS } from '../warden/lateness.ts';
 
 /**
  * The figures of this daemon. Counters are fed by the ledger's own records, so that what is counted is what is on
@@ -50,7 +52,7 @@ export class Metrics {
   private killSum = 0;
   private killCount = 0;
   private checkpointAtMs: number | null = null;
-  private late = { count: 0, sumMs: 0, maxMs: 0 };
+  private readonly late = { counts: LATENESS_MS.map(() => 0), count: 0, sumMs: 0 };
   private readonly startedAtMs = Date.now();
 
   constructor(sources: MetricsSources) {
@@ -98,10 +100,11 @@ export class Metrics {
     }
   }
 
-  /** The warden came late to a look at its runs. */
-  noteLate(lateMs: number): void {
-    const { count, sumMs, maxMs } = this.late;
-    this.late = { count: count + 1, sumMs: sumMs + lateMs, maxMs: Math.max(maxMs, lateMs) };
+  /** How late the warden came to its looks. */
+  noteLate({ counts, count, sumMs }: Lateness): void {
+    this.late.count += count;
+    this.late.sumMs += sumMs;
+    for (const [place, more] of counts.entries()) this.late.counts[place] = (this.late.counts[place] ?? 0) + more;
   }
 
   async render(): Promise<string> {
@@ -117,8 +120,7 @@ export class Metrics {
       ...this.runFamilies(runs),
       ...this.countedFamilies(),
       this.killFamily(),
-      gauge('ringfence_warden_late_max_seconds', 'The latest look of the warden.', one(this.late.maxMs / 1000)),
-      counter('ringfence_warden_late_total', 'Looks that came 100 ms late or more.', one(this.late.count)),
+      this.lateFamily(),
       ...this.ledgerFamilies(),
       ...this.outboxFamilies(),
       gauge('ringfence_approvals_pending', 'Requests that wait for a person.', one(this.sources.approvalsPending())),
@@ -184,6 +186,18 @@ export class Metrics {
     const histogram = { labels: {}, buckets: this.kills, sum: this.killSum, count: this.killCount };
     const help = 'From the detection of a breach to the empty cgroup.';
     return { name: 'ringfence_kill_duration_seconds', help, type: 'histogram', histograms: [histogram] };
+  }
+
+  private lateFamily(): Family {
+    const { counts, count, sumMs } = this.late;
+    let below = 0;
+    const buckets = LATENESS_MS.map((atMost, place) => ({
+      atMost: atMost / 1000,
+      count: (below += counts[place] ?? 0),
+    }));
+    const help = 'How late the warden came to its looks at the runs.';
+    const histogram = { labels: {}, buckets, sum: sumMs / 1000, count };
+    return { name: 'ringfence_warden_late_seconds', help, type: 'histogram', histograms: [histogram] };
   }
 
   private ledgerFamilies(): readonly Family[] {

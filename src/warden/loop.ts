@@ -18,6 +18,7 @@ import { ownerOfPacket, parseGateLine } from './denials.ts';
 import { createEarlyRefusals } from './early.ts';
 import type { Owner } from './early.ts';
 import { createLineReader } from './lines.ts';
+import { createLatenessTally } from './lateness.ts';
 import { createOutbox } from './outbox.ts';
 import { WatchedRun } from './run.ts';
 import { LAUNCH_MS_MAX } from './run-world.ts';
@@ -53,8 +54,6 @@ const WAIT_MS_MAX = 1_000;
 const AFTERLIFE_CHECK_MS = 200;
 /** Rules are changed in bursts, and the daemon reads all of them back at each word. */
 const RULES_TOLD_EVERY_MS = 100;
-const LATE_MS = 100;
-const LATE_REPORT_EVERY_MS = 1_000;
 /** What the next daemon must hear of the time without one. */
 const LASTING: readonly WardenReport['kind'][] = ['breached', 'emptied', 'undead', 'held'];
 const NO_TRAFFIC: RunTraffic = { egressBytes: 0, ingressBytes: 0, connections: 0 };
@@ -89,7 +88,7 @@ class Loop {
   private readonly breached = new Map<string, WardenReport>();
   private daemonLostAtMs: number | null = null;
   private afterlifeCheckAtMs = 0;
-  private lateReportedAtMs = 0;
+  private readonly lateness = createLatenessTally();
   private turningAtMs = 0;
   private rulesChanged = false;
   private rulesToldAtMs = 0;
@@ -460,10 +459,11 @@ class Loop {
     this.report({ kind: 'turning' });
   }
 
+  /** Woken before its time by something else it was not late for anything. */
   private noteLateness(lateMs: number, now: number): void {
-    if (lateMs < LATE_MS || now - this.lateReportedAtMs < LATE_REPORT_EVERY_MS) return;
-    this.lateReportedAtMs = now;
-    this.report({ kind: 'late', lateMs: Math.round(lateMs) });
+    if (this.runs.size > 0 && lateMs >= 0) this.lateness.note(lateMs);
+    const told = this.lateness.take(now);
+    if (told !== null) this.report({ kind: 'late', ...told });
   }
 }
 

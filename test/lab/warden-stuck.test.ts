@@ -69,11 +69,9 @@ it('says how late it was when it was kept from looking', async () => {
   process.kill(fixture.warden.pid, 'SIGSTOP');
   await until('more than the longest wait has passed', () => bootTimeMs() - stoppedAtMs > 1_600, { deadlineMs: 5_000 });
   process.kill(fixture.warden.pid, 'SIGCONT');
-  const late = await until('it is told', () => fixture.reports.find(({ kind }) => kind === 'late'), {
-    deadlineMs: 5_000,
+  await until('it is told', () => fixture.reports.some((each) => each.kind === 'late' && each.sumMs > 400), {
+    deadlineMs: 15_000,
   });
-  expect(late).toMatchObject({ kind: 'late' });
-  expect(late.kind === 'late' ? late.lateMs : 0).toBeGreaterThan(400);
   fixture.warden.send({ kind: 'kill', runId: run.runId, reason: 'killed' });
   await untilReport(fixture, 'emptied', run.runId);
 });

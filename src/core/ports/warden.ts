@@ -150,9 +150,18 @@ export type WardenReport =
     }
   /** SIGKILL was sent and the cgroup is still not empty after the deadline: cut off and reported, not retried. */
   | { readonly kind: 'undead'; readonly runId: string; readonly pids: readonly number[] }
-  | { readonly kind: 'late'; readonly lateMs: number }
+  /** How late the looks since the last such report were. Sent every few seconds, and only when something was looked at. */
+  | ({ readonly kind: 'late' } & Lateness)
   /** The loop turns: sent every so often where a watchdog wants to hear so. */
   | { readonly kind: 'turning' };
+
+export type Lateness = {
+  /** One for each bound of `warden/lateness.ts`: the looks that were late by at most that, and by more than the one before. */
+  readonly counts: readonly number[];
+  /** All of them, later ones included. */
+  readonly count: number;
+  readonly sumMs: number;
+};
 
 /**
  * A line of the gate to the warden beside its denials: an allowed name of a run was answered with these addresses. Then
