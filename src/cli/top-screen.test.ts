@@ -53,9 +53,21 @@ describe('renderTop', () => {
     const denials = Array.from({ length: 9 }, (_, index) => `refused ${index} ${'x'.repeat(200)}`);
     const lines = renderTop(viewOf({ runs, denials, rows: 12, columns: 80 }));
     expect(lines).toHaveLength(12);
-    expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(100);
+    expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(80);
     expect(lines[0]).toContain('not shown');
     expect(lines.at(-1)).toContain('refused 8');
+  });
+
+  test.each([
+    [140, 'r-busy         busy               running     1m cpu         ███████████░  95% 9.5 s of 10 s memory'],
+    [93, 'r-busy         busy               running     1m cpu         ███████████░  95% 9.5 s of 10 s'],
+    [80, 'r-busy         busy               running     1m cpu         ███████████░  95%'],
+    [50, 'busy               cpu         ███████████░  95%'],
+    [40, 'busy               cpu          95%'],
+  ])('says which bound is nearest, and how near, in %d columns', (columns, start) => {
+    const [, line = ''] = renderTop(viewOf({ runs: [runOf('busy', 9_500)], columns }));
+    expect(line.slice(0, start.length)).toBe(start);
+    expect(line.length).toBeLessThanOrEqual(columns);
   });
 
   test('shows nothing of an agent that a terminal would obey', () => {

@@ -23,6 +23,9 @@ export type TopView = {
 const COLUMNS_MIN = 40;
 const BAR_CHARS = 12;
 const CELL_CHARS = 44;
+const NAME_CHARS = 12;
+/** A bound without its amounts. */
+const SHORT_CELL_CHARS = NAME_CHARS + BAR_CHARS + 5;
 const RUN_CHARS = 14;
 const PROFILE_CHARS = 18;
 const LOWER_LINES_MAX = 5;
@@ -61,25 +64,30 @@ function headLine({ runs, nowMs }: TopView, more: number): string {
 
 type Row = { readonly run: RunView; readonly uses: readonly Use[]; readonly columns: number };
 
+/** Of a narrow screen the amounts go first, then what says the run and its age, then the bar: the percentage stays. */
 function runLine({ run, uses, columns }: Row, view: TopView): string {
   const phase = run.held === null ? run.phase : run.held.action === 'pause' ? 'paused' : 'slowed';
   const age = shortAge(view.nowMs - Date.parse(run.admittedAt));
-  const name = printable(run.profile, PROFILE_CHARS).padEnd(PROFILE_CHARS);
-  const head = `${printable(run.runId, RUN_CHARS).padEnd(RUN_CHARS)} ${name} ${phase.padEnd(9)} ${age.padStart(4)} `;
-  const cells = Math.max(1, Math.floor((columns - head.length) / CELL_CHARS));
+  const name = cut(printable(run.profile, PROFILE_CHARS), PROFILE_CHARS).padEnd(PROFILE_CHARS);
+  const whole = `${printable(run.runId, RUN_CHARS).padEnd(RUN_CHARS)} ${name} ${phase.padEnd(9)} ${age.padStart(4)} `;
+  const head = columns - whole.length >= SHORT_CELL_CHARS ? whole : `${name} `;
+  const room = columns - head.length;
+  const cells = Math.max(1, Math.floor(room / CELL_CHARS));
   return `${head}${uses
     .slice(0, cells)
-    .map((use) => cellOf(use, view))
+    .map((use) => cellOf(use, room, view))
     .join('')}`.trimEnd();
 }
 
 /** `budget.cpu  ██████░░░░░░  52% 10m of 20m` */
-function cellOf(use: Use, view: TopView): string {
-  const name = use.path.replace(/^(?:budget|limits)\./, '').padEnd(12);
+function cellOf(use: Use, room: number, view: TopView): string {
+  const name = cut(use.path.replace(/^(?:budget|limits)\./, ''), NAME_CHARS - 1).padEnd(NAME_CHARS);
   const percent = `${Math.min(999, Math.round(use.ratio * 100))}%`.padStart(4);
+  if (room < SHORT_CELL_CHARS) return `${name}${paint(colourOf(use.ratio), percent, view)}`;
+  const bar = `${name}${paint(colourOf(use.ratio), barOf(use.ratio, view.unicode), view)} ${percent}`;
+  if (room < CELL_CHARS) return bar;
   const amounts = ` ${formatAmount(use.used, use.unit)} of ${formatAmount(use.limit, use.unit)}`;
-  const rest = cut(amounts, CELL_CHARS - 12 - BAR_CHARS - 5).padEnd(CELL_CHARS - 12 - BAR_CHARS - 5);
-  return `${name}${paint(colourOf(use.ratio), barOf(use.ratio, view.unicode), view)} ${percent}${rest}`;
+  return `${bar}${cut(amounts, CELL_CHARS - SHORT_CELL_CHARS).padEnd(CELL_CHARS - SHORT_CELL_CHARS)}`;
 }
 
 export function barOf(ratio: number, unicode: boolean): string {

@@ -36,8 +36,7 @@ export type Admission = {
 /** The answer to a launch before anything is made: an Admission, or the RingfenceError that says why not. */
 export async function admit(request: LaunchRequest, caller: Caller, world: AdmissionWorld): Promise<Admission> {
   const ledgerFailure = world.ledgerFailure();
-  if (ledgerFailure !== null)
-    throw fail('LEDGER_UNWRITABLE', { detail: `the ledger cannot be written: ${ledgerFailure.message}` });
+  if (ledgerFailure !== null) throw fail('LEDGER_UNWRITABLE', { detail: ledgerFailure.message });
   if (world.runsAlive() >= world.runsMax)
     throw fail('RUNS_TOO_MANY', { detail: `${world.runsMax} runs are alive, which is as many as runsMax allows` });
   const { spec: written, text, document } = await checkProfile(request, caller, world);

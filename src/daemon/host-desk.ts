@@ -32,9 +32,11 @@ export class HostDesk implements HostService {
 
   async checkpoint(caller: Caller): Promise<LedgerCheckpoint> {
     const { ledger } = this.options;
-    ledger.append({ kind: 'command.issued', command: 'ledger checkpoint', caller }).flushed.catch(() => undefined);
+    const { flushed } = ledger.append({ kind: 'command.issued', command: 'ledger checkpoint', caller });
     const signed = ledger.checkpoint();
     const key = ledger.publicKey();
+    // What leaves signed must be on disk: a later daemon would write another record there, and stand accused by the note.
+    await flushed;
     if (signed === null || key === null) throw fail('LEDGER_UNWRITABLE', { detail: 'this ledger has no key' });
     return { ...signed, key };
   }

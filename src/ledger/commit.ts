@@ -19,6 +19,8 @@ export type CommitOptions = {
   /** Asked before each write: the file to go on in, or null for the one before. */
   rotate(bytes: number): Promise<FileHandle | null>;
   onFlushed(lines: readonly string[], bytes: number): void;
+  /** Once: nothing more is written from here on. */
+  onFailed(error: Error): void;
 };
 
 /**
@@ -83,6 +85,7 @@ export class GroupCommit {
   }
 
   #fail(error: Error): Error {
+    if (this.#failure === null) this.#options.onFailed(error);
     this.#failure ??= error;
     for (const batch of this.#batches.splice(0)) batch.reject(this.#failure);
     return this.#failure;

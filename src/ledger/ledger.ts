@@ -142,6 +142,7 @@ class FileLedger implements OpenedLedger {
       handle: parts.handle,
       rotate: (bytes) => this.#rotate(bytes),
       onFlushed: (lines, bytes) => this.#announce(lines, bytes),
+      onFailed: (error) => parts.log.error({ error: messageOf(error) }, 'nothing more is recorded, and no run starts'),
     });
     this.#seal = parts.seal === null ? null : new Seal(parts.seal, this, parts.survey.lastCheckpointSeq);
   }

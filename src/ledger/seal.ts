@@ -18,6 +18,7 @@ export type SealOptions = {
 type Writer = {
   append(draft: RecordDraft): { readonly seq: number; readonly flushed: Promise<void> };
   head(): Head;
+  failure(): Error | null;
 };
 
 /** Records that a checkpoint causes by leaving the host: on a quiet host they alone must not cause the next one. */
@@ -62,7 +63,7 @@ export class Seal {
   /** Signs the last record, unless that is a checkpoint already. */
   sign(): SignedCheckpoint | null {
     const { seq, hash } = this.#writer.head();
-    if (seq <= this.#sealedSeq) return this.#latest;
+    if (seq <= this.#sealedSeq || this.#writer.failure() !== null) return this.#latest;
     const note = this.#signer.sign(checkpointText({ origin: this.#signer.public.name, seq, hash }));
     // Before the append, or the record of this checkpoint would ask for the next one.
     this.#sealedSeq = seq + 1;
