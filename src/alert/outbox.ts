@@ -38,6 +38,8 @@ export type OutboxOptions = {
   readonly onFailed: (failed: AlertFailed) => void;
   /** What a heartbeat says, or null to keep silent because something is wrong. Left out: that the daemon is there. */
   readonly heartbeat?: () => AlertDraft | null;
+  /** What every alert gets that is kept. */
+  readonly stamp?: (alert: Alert) => Alert;
   readonly nowMs?: () => number;
   readonly random?: () => number;
   readonly timers?: Timers;
@@ -70,7 +72,8 @@ export async function openOutbox(options: OutboxOptions): Promise<AlertOutbox> {
     },
   );
   loop.start(left);
-  return new Outbox({ spool, keeper, sinks, loop, nowMs });
+  const stamp = options.stamp ?? ((alert) => alert);
+  return new Outbox({ spool, keeper, sinks, loop, nowMs, stamp });
 }
 
 type Parts = {
@@ -79,6 +82,7 @@ type Parts = {
   readonly sinks: ReadonlyMap<string, SinkLanes>;
   readonly loop: DeliveryLoop;
   readonly nowMs: () => number;
+  readonly stamp: (alert: Alert) => Alert;
 };
 
 class Outbox implements AlertOutbox {
@@ -89,13 +93,13 @@ class Outbox implements AlertOutbox {
   }
 
   async enqueue(alert: Alert): Promise<void> {
-    const { spool, keeper, loop, nowMs } = this.#parts;
+    const { spool, keeper, loop, nowMs, stamp } = this.#parts;
     const key = keyOf(alert);
     const same = keeper.writeOf(key);
     if (same !== undefined) return await same;
     const sink = this.#refuseBad(alert);
     if (!wants(alert, sink.rules, sink.deliverer)) return;
-    await keeper.keep(key, async () => loop.admit(await spool.write(alert, nowMs())));
+    await keeper.keep(key, async () => loop.admit(await spool.write(stamp(alert), nowMs())));
     loop.pump();
   }
 

@@ -115,9 +115,14 @@ export function digestOf(
     // A pager that was called for the first of the storm is not called again: it is the same thing.
     key: options.lead?.key ?? first.alert.key,
     summary: `${held.length} more alerts ${agents} in a short time; the first was: ${first.alert.summary}`,
-    facts: [...groups.slice(0, GROUPS_MAX).map(factOf), ...endsOf(data)],
+    facts: [...groups.slice(0, GROUPS_MAX).map(factOf), ...endsOf(data), ...checkpointOf(last.alert)],
     body: JSON.stringify({ type: 'digest', timestamp: new Date(options.nowMs).toISOString(), data }),
   };
+}
+
+/** The latest place where the ledger was signed that is known to what the digest stands for. */
+function checkpointOf(alert: Alert): readonly AlertFact[] {
+  return alert.facts.filter(({ name }) => name === 'checkpoint');
 }
 
 type Group = { readonly subject: string; readonly type: string; readonly reason: string; readonly count: number };

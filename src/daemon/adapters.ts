@@ -13,6 +13,7 @@ import { createGateClient, type GateClient, type GatePassed } from '../gate/clie
 import type { Upstream } from '../gate/upstream.ts';
 import type { OpenedLedger } from '../ledger/ledger.ts';
 import { NEVER_RANGES } from '../policy/egress.ts';
+import { withCheckpoint } from '../report/notice.ts';
 import { startWarden, type WardenClient } from '../warden/client.ts';
 import type { DaemonConfig } from './config.ts';
 import type { Notifier } from './notify.ts';
@@ -30,6 +31,7 @@ export function openAlerts(parts: {
     directory: join(parts.statePath, 'spool'),
     sinks: parts.sinks,
     log: parts.log,
+    stamp: (alert) => withCheckpoint(alert, ledger.latestCheckpoint()),
     onDelivered: (delivered) =>
       void ledger.append({ kind: 'alert.delivered', ...delivered }).flushed.catch(() => undefined),
     onFailed: (failed) => void ledger.append({ kind: 'alert.failed', ...failed }).flushed.catch(() => undefined),

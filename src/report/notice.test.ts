@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { checkpointNotice, incidentNotice, incidentTurnNotice } from './notice.ts';
+import { checkpointNotice, incidentNotice, incidentTurnNotice, withCheckpoint } from './notice.ts';
 import { incidentOf, sshBreach } from './testing.ts';
 
 const AT = '2026-10-05T09:00:00.000Z';
@@ -38,4 +38,23 @@ test('a checkpoint leaves the host with its signature and the key to check it', 
     ],
     body: { type: 'ledger.checkpoint', timestamp: AT, data: { ...checkpoint, host: 'host-1' } },
   });
+});
+
+test('every alert says where the ledger was signed, as verify takes it', () => {
+  const signed = { seq: 41, hash: 'ab'.repeat(32) };
+  const incident = incidentOf(sshBreach);
+  const opened = incidentNotice(incident);
+  const resolved = incidentTurnNotice(incident, { kind: 'resolved', at: AT, by: null });
+  for (const notice of [opened, resolved])
+    expect(withCheckpoint(notice, signed).facts.filter(({ name }) => name === 'checkpoint')).toEqual([
+      { name: 'checkpoint', value: `41:${signed.hash}` },
+    ]);
+  expect(withCheckpoint(opened, signed).body).toBe(opened.body);
+  expect(JSON.parse(withCheckpoint(resolved, signed).body)).toMatchObject({
+    timestamp: AT,
+    data: { incidentId: incident.id, checkpoint: signed },
+  });
+  expect(withCheckpoint(resolved, null)).toEqual(resolved);
+  const own = checkpointNotice({ ...signed, note: 'n', key: 'k' }, { host: 'host-1', at: AT });
+  expect(withCheckpoint(own, signed)).toEqual(own);
 });

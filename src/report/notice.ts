@@ -82,6 +82,22 @@ export function checkpointNotice(
   };
 }
 
+/**
+ * Every alert says where the ledger was last signed, in the form that `ledger verify --checkpoint` takes: who keeps any of
+ * them can tell later that what came before is still the same. An incident's own body is left as the record has it.
+ */
+export function withCheckpoint<Draft extends AlertDraft>(
+  draft: Draft,
+  checkpoint: { readonly seq: number; readonly hash: string } | null,
+): Draft {
+  if (checkpoint === null || draft.type === 'ledger.checkpoint') return draft;
+  const { seq, hash } = checkpoint;
+  const facts = [...draft.facts, { name: 'checkpoint', value: `${seq}:${hash}` }];
+  if (draft.type === 'incident.opened') return { ...draft, facts };
+  const { data, ...body } = JSON.parse(draft.body) as { readonly data: object };
+  return { ...draft, facts, body: JSON.stringify({ ...body, data: { ...data, checkpoint: { seq, hash } } }) };
+}
+
 function factsOf(incident: Incident): readonly AlertFact[] {
   const { subject, what, evidence, action, context } = incident;
   const { process } = evidence;
@@ -101,8 +117,5 @@ function factsOf(incident: Incident): readonly AlertFact[] {
     { name: 'host', value: incident.host },
     { name: 'look', value: `ringfence incident ${incident.id}` },
     { name: 'ledger', value: `record ${incident.trust.toSeq}, ${incident.trust.hash}` },
-    ...(incident.trust.checkpoint === null
-      ? []
-      : [{ name: 'checkpoint', value: `signed up to record ${incident.trust.checkpoint.seq}` }]),
   ];
 }
