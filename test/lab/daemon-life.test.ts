@@ -1,4 +1,4 @@
-import { appendFileSync, chmodSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { appendFileSync, chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cli, layOutDaemon, startDaemon, type TestDaemon } from '../support/daemon.ts';
@@ -199,6 +199,33 @@ describe('a daemon that is killed', () => {
     const kinds = (await records(daemon)).map(({ kind }) => kind).filter((kind) => kind !== 'ledger.key');
     expect(kinds).toEqual(['daemon.started', 'ledger.recovered', 'daemon.started']);
     expect(await verified(daemon)).toMatchObject({ exitCode: 0, ok: true });
+  });
+});
+
+describe('a ledger that somebody edited by hand', () => {
+  it('is named by verify and in one line of the log, and the record goes on beside it', async () => {
+    await using daemon = await startDaemon();
+    const file = `${daemon.state}/ledger/ledger-000001.ndjson`;
+    await daemon.cli(['run', `${daemon.folder}/none.yaml`]);
+    await daemon.stop();
+    const text = readFileSync(file, 'utf8');
+    const line = text.split('\n').findIndex((each) => each.includes('"kind":"daemon.started"')) + 1;
+    writeFileSync(file, text.replace(/"version":"[^"]*"/, '"version":"9.9.9"'));
+    const edited = readFileSync(file, 'utf8');
+    expect(await verified(daemon)).toMatchObject({ exitCode: 1, ok: false, firstBad: { seq: line, line } });
+    await daemon.start();
+    const said = daemon
+      .log()
+      .split('\n')
+      .filter((each) => each.includes('the ledger is damaged'));
+    expect(said).toEqual([expect.stringContaining(`"line":${line}`)]);
+    const recovered = (await records(daemon)).filter(({ kind }) => kind === 'ledger.recovered');
+    expect(recovered).toMatchObject([{ broken: true, file: 'ledger-000001.ndjson', line, badSeq: line }]);
+    // What was found is evidence, and a launch is on record all the same.
+    expect(readFileSync(file, 'utf8')).toBe(edited);
+    const after = writeShellProfile(`${daemon.folder}/after.yaml`, 'true');
+    expect(await daemon.cli(['run', after])).toMatchObject({ exitCode: 0 });
+    expect(await verified(daemon)).toMatchObject({ exitCode: 1, ok: false, firstBad: { seq: line, line } });
   });
 });
 
