@@ -12,9 +12,8 @@ const supervised = useSupervised({ stateBytes: 8 * 2 ** 20 });
 const FACT_MS_MAX = 30_000;
 
 async function isWritable(): Promise<boolean> {
-  const { stdout } = await command('curl', [
-    ...['--unix-socket', supervised.daemon.socket, '-s', 'http://localhost/v1/metrics'],
-  ]);
+  const args = ['--unix-socket', supervised.daemon.socket, '-s', 'http://localhost/v1/metrics'];
+  const { stdout } = await command('curl', args);
   return /^ringfence_ledger_writable 1$/m.test(stdout);
 }
 
@@ -28,8 +27,8 @@ test(
     expect(await isWritable()).toBe(true);
 
     const filler = join(daemon.state, 'filler');
-    const filled = await promisify(execFile)('sh', ['-c', `cat /dev/zero > ${filler}`]).catch((error: Error) => error);
-    expect(String(filled)).toContain('No space left on device');
+    const filling = promisify(execFile)('sh', ['-c', `cat /dev/zero > ${filler}`]);
+    await expect(filling).rejects.toThrow('No space left on device');
     // The page that the ledger ends in may have room for a few records more.
     await until(
       'the ledger has failed',
