@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 
+import { TokenBucket } from '../core/token-bucket.ts';
 import type { Caller } from './service.ts';
 
 /** The part of a logger that the server needs; pino's fits. */
@@ -13,6 +14,8 @@ export type ApiLimits = {
   readonly connectionsMax: number;
   /** Of one user other than root, so that root always finds one free. */
   readonly connectionsPerUserMax: number;
+  /** New ones of one user other than root: who connects again and again must not keep the daemon from everybody else. */
+  readonly connectionRate: { readonly perSecond: number; readonly burst: number };
   readonly headerBytesMax: number;
   readonly headersMax: number;
   readonly headersTimeoutMs: number;
@@ -23,6 +26,7 @@ export type ApiLimits = {
 export const LIMITS: ApiLimits = {
   connectionsMax: 512,
   connectionsPerUserMax: 384,
+  connectionRate: { perSecond: 20, burst: 400 },
   headerBytesMax: 16 * 1024,
   headersMax: 64,
   headersTimeoutMs: 5_000,
@@ -40,6 +44,13 @@ export function connectionGuard(options: {
 }): (socket: Socket) => void {
   const { limits, callers, sockets, peerOf, log } = options;
   const connectionsByUser = new Map<number, number>();
+  const rates = new Map<number, TokenBucket>();
+  /** Users are few: the socket's group is the host's own. */
+  const mayConnect = (uid: number): boolean => {
+    const rate = rates.get(uid) ?? new TokenBucket(limits.connectionRate, performance.now());
+    rates.set(uid, rate);
+    return rate.take(performance.now());
+  };
   let refused = 0;
   return (socket) => {
     let caller: Caller;
@@ -51,7 +62,7 @@ export function connectionGuard(options: {
       return;
     }
     const open = connectionsByUser.get(caller.uid) ?? 0;
-    if (caller.uid !== 0 && open >= limits.connectionsPerUserMax) {
+    if (caller.uid !== 0 && (open >= limits.connectionsPerUserMax || !mayConnect(caller.uid))) {
       refused += 1;
       // The 1st, 2nd, 4th, 8th … time: a flood of connections must not become a flood of log lines.
       if ((refused & (refused - 1)) === 0) log.warn({ uid: caller.uid, refused }, 'too many connections of one user');

@@ -15,13 +15,16 @@ export type HostDeskOptions = {
 
 export class HostDesk implements HostService {
   private readonly options: HostDeskOptions;
+  private examination: Promise<DoctorReport> | null = null;
 
   constructor(options: HostDeskOptions) {
     this.options = options;
   }
 
+  /** It starts a dozen programs, so whoever asks while one is under way is given that one's answer. */
   doctor(): Promise<DoctorReport> {
-    return this.options.examine();
+    this.examination ??= this.options.examine().finally(() => (this.examination = null));
+    return this.examination;
   }
 
   async gc(caller: Caller): Promise<{ readonly removed: readonly string[] }> {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { execa } from 'execa';
 import { fail } from '../core/errors.ts';
+import { runProgram } from '../kernel/programs.ts';
 
 /** The host's own tools, each with a time-out. Their complaints become one sentence in FENCE_FAILED. */
 const COMMAND_TIMEOUT_MS = 15_000;
@@ -34,19 +34,11 @@ export type ToolResult = { readonly exitCode: number; readonly stdout: string; r
 /** Runs a tool to its end, whatever its exit code; rejects only when it is not there or does not end. */
 export async function tryTool(tool: Tool, args: readonly string[], input?: string): Promise<ToolResult> {
   for (let attempt = 1; ; attempt += 1) {
-    const result = await execa(tool, [...args], {
-      reject: false,
-      timeout: COMMAND_TIMEOUT_MS,
-      killSignal: 'SIGKILL',
-      maxBuffer: OUTPUT_CHARS_MAX,
-      env: { LC_ALL: 'C' },
-      ...(input === undefined ? { stdin: 'ignore' } : { input }),
-    });
-    if (result.exitCode === undefined) {
-      throw notRun(tool, result.timedOut, result);
-    }
-    if (result.exitCode !== EXIT_LOCKED || attempt === ATTEMPTS_MAX || !tool.includes('tables')) {
-      return { exitCode: result.exitCode, stdout: result.stdout, stderr: result.stderr };
+    const bounds = { msMax: COMMAND_TIMEOUT_MS, charsMax: OUTPUT_CHARS_MAX, input };
+    const { exitCode, timedOut, stdout, stderr } = await runProgram(tool, args, bounds);
+    if (exitCode === null) throw notRun(tool, timedOut, stderr);
+    if (exitCode !== EXIT_LOCKED || attempt === ATTEMPTS_MAX || !tool.includes('tables')) {
+      return { exitCode, stdout, stderr };
     }
     await delay(ATTEMPT_PAUSE_MS * attempt);
   }

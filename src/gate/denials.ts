@@ -1,6 +1,6 @@
 import type { FenceDenial } from '../core/ports/fence.ts';
 import type { Denial } from '../core/outcome.ts';
-import { TokenBucket } from './limits.ts';
+import { TokenBucket } from '../core/token-bucket.ts';
 
 /**
  * One look-up asks for A and AAAA, resolvers repeat it, and a client tries every address that a name has: the same

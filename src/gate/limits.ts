@@ -1,3 +1,4 @@
+import { TokenBucket } from '../core/token-bucket.ts';
 /** What one run may ask of the gate. PURE: time comes in. A run over a bound is refused, never delayed. */
 export const QUERIES_PER_SECOND_MAX = 100;
 export const QUERIES_BURST_MAX = 300;
@@ -59,29 +60,5 @@ export class RunLimits {
     this.#queryBytes = 0;
     this.#wildcardBytes = 0;
     this.#wildcardNames.clear();
-  }
-}
-
-type Rate = { readonly perSecond: number; readonly burst: number };
-
-/** Earns tokens with time, up to a burst. */
-export class TokenBucket {
-  readonly #rate: Rate;
-  #tokens: number;
-  #refilledAtMs: number;
-
-  constructor(rate: Rate, nowMs: number) {
-    this.#rate = rate;
-    this.#tokens = rate.burst;
-    this.#refilledAtMs = nowMs;
-  }
-
-  take(nowMs: number): boolean {
-    const earned = (Math.max(0, nowMs - this.#refilledAtMs) / 1000) * this.#rate.perSecond;
-    this.#tokens = Math.min(this.#rate.burst, this.#tokens + earned);
-    this.#refilledAtMs = nowMs;
-    if (this.#tokens < 1) return false;
-    this.#tokens -= 1;
-    return true;
   }
 }

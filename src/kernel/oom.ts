@@ -5,7 +5,7 @@ import { writeFileSync } from 'node:fs';
  * agents, and of those last the one that kills. The checker reads what agents send, so it goes before all others: it is
  * started anew, and nothing opens without it.
  */
-export const OOM_SCORES = { warden: -999, daemon: -900, gate: -800, checker: 0, reader: 0 } as const;
+export const OOM_SCORES = { warden: -999, daemon: -900, programs: -900, gate: -800, checker: 0, reader: 0 } as const;
 
 /** True when the kernel has taken it. */
 export function protectFromOom(score: number): boolean {

@@ -1,11 +1,11 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { execa } from 'execa';
 import { assert } from '../core/assert.ts';
 import { fail, messageOf } from '../core/errors.ts';
 import { RUN_ID_PATTERN } from '../core/ids.ts';
 import type { CgroupPaths } from '../core/ports/warden.ts';
+import { runProgram } from '../kernel/programs.ts';
 import { isGone } from './counters.ts';
 import { SOCKETS_V1 } from './limits.ts';
 import { detectLayout } from './layout.ts';
@@ -20,7 +20,7 @@ export type CgroupDriver = 'cgroupfs' | 'systemd';
 
 const TOP = 'ringfence';
 const CONTAINER_ID = /^[0-9a-f]{64}$/;
-const SYSTEMCTL_MS_MAX = 10_000;
+const SYSTEMCTL_BOUNDS = { msMax: 10_000, charsMax: 64 * 1024 };
 const REMOVE_MS_MAX = 5_000;
 const REMOVE_TRY_MS = 10;
 /** The container, and what an engine may have made in it. */
@@ -85,7 +85,7 @@ export async function removeRunCgroup(runId: string, layout: CgroupLayout = dete
   const unit = cgroupParentOf(runId, 'systemd');
   const slices = layout.directories.map((mount) => join(mount, `${TOP}.slice`, unit));
   if (slices.some((slice) => existsSync(slice))) {
-    await execa('systemctl', ['stop', unit], { timeout: SYSTEMCTL_MS_MAX, reject: false });
+    await runProgram('systemctl', ['stop', unit], SYSTEMCTL_BOUNDS);
   }
   const directories = [...layout.directories.map((mount) => join(mount, TOP, runId)), ...slices];
   const deadline = performance.now() + REMOVE_MS_MAX;
@@ -125,8 +125,9 @@ async function startSlice(unit: string): Promise<void> {
   const count = String(properties.length / 3);
   const call = ['StartTransientUnit', 'ssa(sv)a(sa(sv))', unit, 'fail', count, ...properties, '0'];
   // It answers before the slice is there, and refuses one that exists; the next line waits for either.
-  await execa('busctl', ['call', '--quiet', ...MANAGER, ...call], { timeout: SYSTEMCTL_MS_MAX, reject: false });
-  await execa('systemctl', ['start', unit], { timeout: SYSTEMCTL_MS_MAX });
+  await runProgram('busctl', ['call', '--quiet', ...MANAGER, ...call], SYSTEMCTL_BOUNDS);
+  const started = await runProgram('systemctl', ['start', unit], SYSTEMCTL_BOUNDS);
+  if (started.exitCode !== 0) throw new Error(`systemctl start ${unit} failed: ${started.stderr.trim()}`);
 }
 
 const ACCOUNTING = ['CPUAccounting', 'MemoryAccounting', 'TasksAccounting', 'IOAccounting'];

@@ -8,6 +8,7 @@ import { openLinks } from '../kernel/links.ts';
 import { openNflog } from '../kernel/nflog.ts';
 import type { Nflog } from '../kernel/nflog.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
+import { comeFirst } from '../kernel/priority.ts';
 import { openRuleNews } from '../kernel/rule-news.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
 import { createTraffic } from '../meter/traffic.ts';
@@ -33,6 +34,7 @@ function main(): void {
   const config = parseWardenConfig(process.argv[2]);
   mkdirSync(config.directory, { recursive: true, mode: 0o700 });
   protectFromOom(OOM_SCORES.warden);
+  comeFirst();
   const afterlife = openAfterlife(config.directory);
   const feed =
     config.nflogGroup === null ? null : openFeed(config.nflogGroup, { afterlife, directory: config.directory });

@@ -1,7 +1,9 @@
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
-import { command, lab } from '../support/lab.ts';
-import { SHELL, useSupervised } from '../support/supervised.ts';
+import { command, docker, lab, mark, packetsTo } from '../support/lab.ts';
+import { PYTHON, SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
 /**
@@ -10,6 +12,7 @@ import { until } from '../support/until.ts';
  */
 const world = useSupervised();
 const GAP_MS_MAX = 20_000;
+const FORBIDDEN = '203.0.113.98';
 
 async function containerState(run: RunDetail): Promise<string> {
   const args = [
@@ -141,4 +144,66 @@ test('a run that cannot be taken over has an outcome for whoever asks the next d
   await command('docker', ['--host', `unix://${lab.dockerSocket}`, 'rm', '--force', containerId ?? '']);
   await world.daemon.start();
   expect((await world.wait(runId)).outcome).toMatchObject({ reason: 'supervisor.lost', exitCode: null });
+});
+
+/** Asks for one name at once and for the other when it is told to, and then dials what it found and what is forbidden. */
+const DIALLER = PYTHON(`
+import os, socket, time
+def ask(name):
+    try: return socket.getaddrinfo(name, 9999, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+    except OSError: return "nothing"
+def dial(address):
+    try: socket.create_connection((address, 9999), 1).close()
+    except OSError: pass
+learned = ask("docs.example.test")
+print("learned", learned)
+while not os.path.exists("/signs/gap"): time.sleep(0.1)
+dial(learned)
+dial("${FORBIDDEN}")
+print("new", ask("llm.example.test"))
+time.sleep(600)
+`);
+
+test('in the gap a name that was learned leads on, and neither a new name nor an address does', async () => {
+  const folder = mkdtempSync(join(lab.scratch, 'gap-'));
+  chmodSync(folder, 0o755);
+  const { runId } = await world.launch({
+    name: 'in-the-gap',
+    command: DIALLER,
+    egress: { allow: ['docs.example.test:9999', 'llm.example.test:9999'] },
+    budget: { wall: '10m', denials: '1000/1m' },
+    more: { mounts: [{ host: folder, path: '/signs', mode: 'ro' }] },
+  });
+  const { containerId } = await world.running(runId);
+  const said = async (): Promise<string> => await docker('logs', containerId ?? '');
+  const untilSaid = (line: RegExp): Promise<RegExpExecArray> =>
+    until(`the agent said ${line.source}`, async () => line.exec(await said()), { deadlineMs: 60_000 });
+  const [, learned = ''] = await untilSaid(/^learned ([\d.]+)$/m);
+  const since = await mark();
+  await world.daemon.crash();
+  writeFileSync(join(folder, 'gap'), '');
+  await untilSaid(/^new nothing$/m);
+  expect((await packetsTo(learned, { since })).map(({ destinationPort }) => destinationPort)).toContain(9999);
+  expect(await packetsTo(FORBIDDEN, { since })).toEqual([]);
+  await world.daemon.start();
+  await world.ringfence('kill', runId);
+  expect((await world.wait(runId)).outcome.reason).toBe('killed');
+  rmSync(folder, { recursive: true });
+});
+
+test('a container with our label that no ledger admitted is told of and left alone, by the start and by gc', async () => {
+  const name = `nobodys-${process.pid}`;
+  const label = 'ringfence.run=rnobodysrun00';
+  const options = ['--detach', '--name', name, '--network', 'none', '--label', label];
+  const foreign = await docker('run', ...options, 'ringfence/agent-shell:local', 'sleep', '600');
+  try {
+    await world.daemon.crash();
+    await world.daemon.start();
+    await world.ringfence('gc');
+    const told = world.daemon.log().split('\n');
+    expect(told.filter((line) => line.includes(`container ${name}`) && line.includes('left alone'))).toHaveLength(2);
+    expect(await docker('inspect', '--format', '{{.State.Status}}', foreign)).toBe('running');
+  } finally {
+    await docker('rm', '--force', foreign);
+  }
 });

@@ -85,7 +85,13 @@ const PURE = [
 const PURE_PACKAGES = ['zod', 'yaml'];
 
 /** The program, and the processes of it that must not outlive the channel to their parent. */
-const PROCESS_ENTRIES = ['main.ts', 'gate/process.ts', 'checker/process.ts', 'gpu/process.ts'];
+const PROCESS_ENTRIES = [
+  'main.ts',
+  'gate/process.ts',
+  'checker/process.ts',
+  'gpu/process.ts',
+  'kernel/programs-process.ts',
+];
 
 type Import = { readonly file: string; readonly target: string; readonly typeOnly: boolean };
 

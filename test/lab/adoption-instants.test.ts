@@ -1,0 +1,96 @@
+import { expect, test } from 'vitest';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { RunView } from '../../src/api/service.ts';
+import type { LedgerRecord } from '../../src/core/ports/record.ts';
+import { cli } from '../support/daemon.ts';
+import { docker } from '../support/lab.ts';
+import { SHELL, useSupervised } from '../support/supervised.ts';
+import { until } from '../support/until.ts';
+
+/**
+ * The real daemon is killed at instants that a seed chooses, in the midst of launch, breach, kill and clean-up, and
+ * started again. What the simulator holds for every pair of records must hold here for those that it meets.
+ *
+ *     RINGFENCE_INSTANTS=30 RINGFENCE_SEED=1 scripts/lab exec -- npx vitest run --project lab test/lab/adoption-instants.test.ts
+ */
+const INSTANTS = Number(process.env['RINGFENCE_INSTANTS'] ?? 10);
+const SEED = Number(process.env['RINGFENCE_SEED'] ?? Math.floor(Date.now() / 86_400_000));
+/** Enough for the days on which the machine is busy; what is not reached by then is left out, and said. */
+const TIME_MS_MAX = Number(process.env['RINGFENCE_INSTANTS_MS'] ?? 150_000);
+const OVER_MS_MAX = 90_000;
+/** From the command to the last record of a run, on an idle machine. */
+const LIFE_MS = 2_500;
+
+const world = useSupervised();
+
+/** Mulberry32: the same numbers for the same seed. */
+function numbersOf(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+const LIVES = [
+  { name: 'instant-ends', command: SHELL('sleep 0.3; exit 7') },
+  { name: 'instant-burns', command: SHELL('while :; do :; done'), budget: { cpu: '300ms' } },
+  { name: 'instant-denied', command: SHELL('curl -s -m 2 http://203.0.113.9/; sleep 5'), budget: { denials: 0 } },
+  { name: 'instant-lost', command: SHELL('exec sleep 30'), on: { 'supervisor.lost': { action: 'kill', for: '1s' } } },
+] as const;
+
+async function allRecords(): Promise<readonly LedgerRecord[]> {
+  const lines = (await world.ringfence('events', '--json')).split('\n');
+  return lines.map((line) => JSON.parse(line) as LedgerRecord);
+}
+
+test(
+  `a daemon killed at ${INSTANTS} instants of seed ${SEED} loses no run and tells none twice`,
+  {
+    timeout: TIME_MS_MAX + OVER_MS_MAX + 60_000,
+  },
+  async () => {
+    const random = numbersOf(SEED);
+    const endsAtMs = performance.now() + TIME_MS_MAX;
+    let instants = 0;
+    for (; instants < INSTANTS && performance.now() < endsAtMs; instants += 1) {
+      const life = LIVES[Math.floor(random() * LIVES.length)] ?? LIVES[0];
+      const killsByHand = random() < 0.3;
+      const afterMs = random() * LIFE_MS;
+      const launched = world.daemon.cli(['run', '--detach', world.writeProfile(life)]).then(async () => {
+        if (killsByHand) await world.daemon.cli(['kill', life.name]);
+      });
+      await delay(afterMs);
+      await world.daemon.crash();
+      await launched.catch(() => undefined);
+      await world.daemon.start();
+      for (const { runId } of JSON.parse(await world.ringfence('ps', '--json')) as RunView[]) {
+        if (life.name === 'instant-lost') await world.daemon.cli(['kill', runId]);
+      }
+      await until('every run is over', async () => (await world.ringfence('ps', '--json')).trim() === '[]', {
+        deadlineMs: OVER_MS_MAX,
+      });
+    }
+    expect(instants).toBeGreaterThan(0);
+    const records = await allRecords();
+    const of = (kind: string): readonly LedgerRecord[] => records.filter((record) => record.kind === kind);
+    const admitted = of('run.admitted').map(({ runId }) => runId ?? '');
+    expect(
+      of('run.ended')
+        .map(({ runId }) => runId ?? '')
+        .toSorted(),
+    ).toEqual(admitted.toSorted());
+    const outcomes = of('run.ended').map((record) => record['outcome'] as { runId: string; incidentId: string | null });
+    const opened = of('incident.opened').map((record) => (record['incident'] as { id: string }).id);
+    expect(opened.toSorted()).toEqual(outcomes.flatMap(({ incidentId }) => incidentId ?? []).toSorted());
+    const started = of('daemon.started');
+    expect(started.map((record) => record['gapFrom'] !== null)).toEqual(started.map((_, index) => index > 0));
+    expect(await docker('ps', '--all', '--quiet', '--filter', 'label=ringfence.run')).toBe('');
+    const { stdout } = await cli(['ledger', 'verify', '--json', '--state', world.daemon.state]);
+    expect(JSON.parse(stdout)).toMatchObject({ ok: true });
+    const met = new Set(of('run.ended').map((record) => (record['outcome'] as { reason: string }).reason));
+    process.stdout.write(`${instants} instants, ${admitted.length} runs: ${[...met].toSorted().join(', ')}\n`);
+  },
+);
