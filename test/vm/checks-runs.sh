@@ -116,3 +116,22 @@ check_sized_mount() {
   until_true answers
   same 'and the next one mounts it again' kept "$(<"$agents/box/kept")"
 }
+
+# The other image store, where the engine of this machine has one: what bounds a disk must not depend on it.
+check_image_store() {
+  if (($(docker version --format '{{.Server.Version}}' | cut -d. -f1) < 24)); then
+    note 'this engine has no containerd image store'
+    return
+  fi
+  mkdir -p /etc/docker
+  echo '{ "features": { "containerd-snapshotter": true } }' >/etc/docker/daemon.json
+  systemctl restart docker.service
+  until_true docker info
+  like 'the engine keeps images in containerd' 'io.containerd.snapshotter' "$(docker info --format '{{.DriverStatus}}')"
+  image_up
+  check 'the daemon has the engine back' until_true eval "ringfence doctor | grep -q '^ok  *image store  *containerd'"
+  agent plain sh -c 'dd if=/dev/zero of=/tmp/small bs=1M count=4 2>/dev/null && echo fits; echo x 2>/dev/null >/root.txt || echo closed'
+  like 'an agent has its scratch and nothing else to write to' '^0 fits closed' "$code ${output//$'\n'/ }"
+  agent plain sh -c 'dd if=/dev/zero of=/tmp/big bs=1M count=64 2>/dev/null; exit 3'
+  like 'a full scratch is the reason told' 'limit\.disk' "$code ${output//$'\n'/ }"
+}
