@@ -29,7 +29,7 @@ Five kinds of answer:
 - **upgrade**: \`101 Switching Protocols\`, then frames both ways.
 
 Bounds: bodies of 2 MiB, nested 16 deep; 64 headers in 16 KiB; 5 s for the headers and 15 s for the whole request; 512
-connections, 384 of them for any one user other than root.
+connections, 384 of them for any one user other than root, who may make 400 at once and 20 a second.
 
 \`\`\`sh
 curl --unix-socket /run/ringfence/ringfenced.sock http://ringfence/v1/runs

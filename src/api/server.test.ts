@@ -275,6 +275,21 @@ describe('connections', () => {
     }
   });
 
+  it('that one user makes again and again are refused, and root is served', async () => {
+    let uid = 1000;
+    await using api = await startApi({
+      limits: { connectionRate: { perSecond: 0.001, burst: 3 } },
+      peerOf: () => ({ ...FAKE_CALLER, uid }),
+    });
+    const answers: boolean[] = [];
+    for (let each = 0; each < 5; each += 1) {
+      answers.push(await api.client.list({ all: true }).then(Boolean, () => false));
+    }
+    expect(answers).toEqual([true, true, true, false, false]);
+    uid = 0;
+    expect(await api.client.list({ all: true })).toEqual([]);
+  });
+
   it('beyond the maximum are closed, and later ones served', async () => {
     await using api = await startApi({ limits: { connectionsMax: 3 } });
     const held = await Promise.all([1, 2, 3].map(() => openSocket(api.socketPath)));
