@@ -3,13 +3,12 @@ import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { FenceDenial } from '../../src/core/ports/fence.ts';
-import type { WardenReport } from '../../src/core/ports/warden.ts';
 import { bootTimeMs } from '../../src/kernel/libc.ts';
 import { removeRunCgroup } from '../../src/meter/cgroup.ts';
 import { openCounter } from '../../src/meter/counters.ts';
 import { takeAfterlife } from '../../src/warden/afterlife.ts';
 import { until } from '../support/until.ts';
-import { launch, makeRun, startFixture, stopFixture, untilEnded, untilReport } from '../support/warden-run.ts';
+import { kindsOf, launch, makeRun, startFixture, stopFixture, untilEnded, untilReport } from '../support/warden-run.ts';
 import type { FixtureRun, WardenFixture } from '../support/warden-run.ts';
 
 let fixture: WardenFixture;
@@ -45,10 +44,6 @@ function refused(suppressed = 0): string {
 /** The shell starts its first sleep after it has set its trap. */
 function untilTrapped(): Promise<true> {
   return until('the shell has set its trap', () => run.pids().length >= 2, { deadlineMs: 5_000 });
-}
-
-function kindsOf(reports: readonly WardenReport[]): string[] {
-  return reports.map(({ kind }) => kind).filter((kind) => kind !== 'sampled');
 }
 
 describe('ending by request', () => {

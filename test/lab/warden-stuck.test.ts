@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { bootTimeMs } from '../../src/kernel/libc.ts';
 import { until } from '../support/until.ts';
-import { launch, makeRun, startFixture, stopFixture, untilReport } from '../support/warden-run.ts';
+import { kindsOf, launch, makeRun, startFixture, stopFixture, untilReport } from '../support/warden-run.ts';
 import type { FixtureRun, WardenFixture } from '../support/warden-run.ts';
 import { makeStuckDisk } from '../support/warden-stuck-disk.ts';
 import type { StuckDisk } from '../support/warden-stuck-disk.ts';
@@ -22,10 +22,6 @@ afterEach(async () => {
   for (const result of released) if (result.status === 'rejected') throw result.reason;
 });
 
-function kinds(): string[] {
-  return fixture.reports.map(({ kind }) => kind).filter((kind) => kind !== 'sampled');
-}
-
 function stateOf(pid: number): string {
   return readFileSync(`/proc/${pid}/status`, 'latin1').match(/^State:\s+(\S)/m)?.[1] ?? '';
 }
@@ -40,10 +36,10 @@ describe.each(['all', 'v1'] as const)('a run that sleeps where no signal wakes i
     const script = `sleep 30 & echo x > ${stuck.directory}/new; sleep 30`;
     const child = await launch(fixture, run, { script, plan: { budgets } });
     const { pids } = await untilReport(fixture, 'undead', run.runId);
-    expect([pids, stateOf(child.pid), kinds()]).toEqual([[child.pid], 'D', ['breached', 'undead']]);
+    expect([pids, stateOf(child.pid), kindsOf(fixture.reports)]).toEqual([[child.pid], 'D', ['breached', 'undead']]);
     await stuck.goOn();
     const { breach } = await untilReport(fixture, 'emptied', run.runId);
-    expect([breach?.reason, kinds()]).toEqual(['budget.wall', ['breached', 'undead', 'emptied']]);
+    expect([breach?.reason, kindsOf(fixture.reports)]).toEqual(['budget.wall', ['breached', 'undead', 'emptied']]);
   });
 });
 
@@ -57,7 +53,11 @@ it('is killed where it was to be paused, when the kernel does not say that it st
   const budgets = [{ budget: 'wall', limitMs: 300, action: 'pause' }] as const;
   await launch(fixture, run, { script: 'sleep 30', plan: { budgets, parentPaths: { ...run.paths, freezer } } });
   const { breach, times } = await untilReport(fixture, 'emptied', run.runId);
-  expect([breach?.reason, breach?.action, kinds()]).toEqual(['budget.wall', 'kill', ['breached', 'emptied']]);
+  expect([breach?.reason, breach?.action, kindsOf(fixture.reports)]).toEqual([
+    'budget.wall',
+    'kill',
+    ['breached', 'emptied'],
+  ]);
   expect(times.signalledMs).toBeGreaterThanOrEqual(1_300);
 });
 

@@ -22,6 +22,13 @@ export type WardenFixture = {
   readonly lost: string[];
 };
 
+/** What the warden tells of itself, whatever happens to a run. */
+const OF_ITSELF: ReadonlySet<WardenReport['kind']> = new Set(['sampled', 'late', 'rules-changed']);
+
+export function kindsOf(reports: readonly WardenReport[]): string[] {
+  return reports.map(({ kind }) => kind).filter((kind) => !OF_ITSELF.has(kind));
+}
+
 const DEADLINE_MS = 10_000;
 const LEAF = 'container';
 
