@@ -387,7 +387,9 @@ export class Driver {
   /** The agent was over before anybody could look at its processes: the counters of its parent cgroup remain. */
   private async countShortLife(containerId: string): Promise<void> {
     const usage = await this.ports.warden.sample(this.current.runId);
-    await this.inspectExit(containerId);
+    const { exitCode, oomKilledFlag } = await this.ports.engine.inspectContainer(containerId);
+    // The engine may not have noticed yet. It tells when it has, and is asked once more if it does not.
+    if (exitCode !== null) this.post({ kind: 'died', exitCode, oomKilledFlag });
     this.post({ kind: 'emptied', usage, times: NO_TIMES, breach: null });
   }
 
