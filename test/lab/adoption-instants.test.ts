@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { RunView } from '../../src/api/service.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
 import { cli } from '../support/daemon.ts';
-import { docker } from '../support/lab.ts';
+import { command, docker } from '../support/lab.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -49,7 +49,7 @@ async function allRecords(): Promise<readonly LedgerRecord[]> {
 test(
   `a daemon killed at ${INSTANTS} instants of seed ${SEED} loses no run and tells none twice`,
   {
-    timeout: TIME_MS_MAX + OVER_MS_MAX + 60_000,
+    timeout: TIME_MS_MAX + OVER_MS_MAX + 150_000,
   },
   async () => {
     const random = numbersOf(SEED);
@@ -90,6 +90,13 @@ test(
     expect(await docker('ps', '--all', '--quiet', '--filter', 'label=ringfence.run')).toBe('');
     const { stdout } = await cli(['ledger', 'verify', '--json', '--state', world.daemon.state]);
     expect(JSON.parse(stdout)).toMatchObject({ ok: true });
+    // A warden waits a minute for a launch that was on its way to the engine when its daemon died.
+    const wardens = ['-f', `warden/process.*${world.daemon.state}`];
+    await until(
+      'only the last daemon has a warden',
+      async () => (await command('pgrep', wardens)).stdout.trim().split('\n').length === 1,
+      { deadlineMs: 90_000 },
+    );
     const met = new Set(of('run.ended').map((record) => (record['outcome'] as { reason: string }).reason));
     process.stdout.write(`${instants} instants, ${admitted.length} runs: ${[...met].toSorted().join(', ')}\n`);
   },
