@@ -181,8 +181,9 @@ describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids, fault: death,
   });
 
   // NVIDIA's library tells of no memory of the host.
-  if (ids[0].startsWith('pci:')) {
-    it('is killed when its driver holds more memory of the host for it than it may have, and its twin is not', async () => {
+  it.each(ids.slice(0, 1).filter((id) => id.startsWith('pci:')))(
+    'is killed when its driver holds more memory of the host for it than it may have, and its twin is not (%s)',
+    async () => {
       const over = await start(wanting({ count: 1 }), { gpu: HELD });
       const twin = await start(wanting({ count: 1 }), { gpu: HELD }, 'sleep 2.5');
       library.play(
@@ -193,8 +194,8 @@ describe.each(KINDS)('a run with a GPU, as told by $name', ({ ids, fault: death,
       const expected = { reason: 'limit.gpu', rule: 'limits.memory', measured: 8 * GIB + 1, limit: 8 * GIB };
       expect(await breachOf(over.runId)).toMatchObject(expected);
       expect(await breachOf(twin.runId)).toBeNull();
-    });
-  }
+    },
+  );
 
   it('is killed on a device that it was not granted, with or without one of its own', async () => {
     const without = await start(wanting(null), { gpu: null });
