@@ -1,4 +1,13 @@
-type Rate = { readonly perSecond: number; readonly burst: number };
+export type Rate = { readonly perSecond: number; readonly burst: number };
+
+/** Tokens at `nowMs`, of `tokens` at `atMs`: earned with time, up to the burst. */
+export function earned(
+  { tokens, atMs }: { readonly tokens: number; readonly atMs: number },
+  rate: Rate,
+  nowMs: number,
+): number {
+  return Math.min(rate.burst, tokens + (Math.max(0, nowMs - atMs) / 1000) * rate.perSecond);
+}
 
 /** Earns tokens with time, up to a burst. */
 export class TokenBucket {
@@ -13,8 +22,7 @@ export class TokenBucket {
   }
 
   take(nowMs: number): boolean {
-    const earned = (Math.max(0, nowMs - this.#refilledAtMs) / 1000) * this.#rate.perSecond;
-    this.#tokens = Math.min(this.#rate.burst, this.#tokens + earned);
+    this.#tokens = earned({ tokens: this.#tokens, atMs: this.#refilledAtMs }, this.#rate, nowMs);
     this.#refilledAtMs = nowMs;
     if (this.#tokens < 1) return false;
     this.#tokens -= 1;

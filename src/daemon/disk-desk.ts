@@ -2,7 +2,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, statSync, stat
 import type { Usage } from '../core/outcome.ts';
 import type { Warden, WardenReport } from '../core/ports/warden.ts';
 import { isGone } from '../meter/counters.ts';
-import { parseMountInfo } from '../run/mountinfo.ts';
+import { parseMountInfo, type Mount } from '../run/mountinfo.ts';
 
 /**
  * What runs have written: in scratch and in mounts with a size. The kernel holds these sizes; here they are only looked
@@ -140,33 +140,39 @@ function closeAll(places: readonly OpenPlace[]): void {
 
 /** All of them, or none while the process is still in the filesystem of the host, from where it makes its mounts. */
 function openMounted(pid: number, places: readonly DiskPlace[]): readonly OpenPlace[] {
-  if (!isInOwnRoot(pid)) return [];
-  const opened = openPlaces(pid, places);
+  const mounts = mountsInOwnRoot(pid);
+  if (mounts === null) return [];
+  const opened = openPlaces(pid, places, mounts);
   if (opened.length === places.length) return opened;
   closeAll(opened);
   return [];
 }
 
-/** An agent's root is not that of this process, and is read-only: what the engine does last before it lets it begin. */
-function isInOwnRoot(pid: number): boolean {
+/**
+ * The mounts of a process in an agent's root, which is not that of this process, and is read-only: what the engine does
+ * last before it lets it begin. Null as long as it is not there.
+ */
+function mountsInOwnRoot(pid: number): readonly Mount[] | null {
   try {
-    if (statSync(`/proc/${pid}/root/`).dev === statSync('/').dev) return false;
-    const root = parseMountInfo(readFileSync(`/proc/${pid}/mountinfo`, 'utf8')).findLast(
-      ({ target }) => target === '/',
-    );
-    return root?.options.includes('ro') === true;
+    if (statSync(`/proc/${pid}/root/`).dev === statSync('/').dev) return null;
+    const mounts = mountsOf(pid);
+    const root = mounts.findLast(({ target }) => target === '/');
+    return root?.options.includes('ro') === true ? mounts : null;
   } catch (error) {
-    if (isOver(error)) return false;
+    if (isOver(error)) return null;
     throw error;
   }
 }
 
+function mountsOf(pid: number): readonly Mount[] {
+  return parseMountInfo(readFileSync(`/proc/${pid}/mountinfo`, 'utf8'));
+}
+
 /** What cannot be opened because the agent is over is not looked at. */
-function openPlaces(pid: number, places: readonly DiskPlace[]): readonly OpenPlace[] {
+function openPlaces(pid: number, places: readonly DiskPlace[], known?: readonly Mount[]): readonly OpenPlace[] {
   const opened: OpenPlace[] = [];
   try {
-    const table = readFileSync(`/proc/${pid}/mountinfo`, 'utf8');
-    const devices = new Map(parseMountInfo(table).map((mount) => [mount.target, mount.device]));
+    const devices = new Map((known ?? mountsOf(pid)).map((mount) => [mount.target, mount.device]));
     for (const { path, rule } of places) {
       const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
       const fd = openSync(`/proc/${pid}/root${path}`, flags);

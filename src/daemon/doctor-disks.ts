@@ -1,9 +1,8 @@
 import { execa } from 'execa';
 import type { DoctorCheck } from '../api/service.ts';
+import { saidByTool, TOOL_MS_MAX } from './doctor-tools.ts';
 import { ioVersion } from './io-devices.ts';
 import { findHands } from '../volume/hands.ts';
-
-const TOOL_MS_MAX = 5_000;
 
 /** What holds rates and the sizes of mounts on this host. */
 export async function diskChecks(): Promise<readonly DoctorCheck[]> {
@@ -12,9 +11,9 @@ export async function diskChecks(): Promise<readonly DoctorCheck[]> {
 
 async function bandwidthCheck(): Promise<DoctorCheck> {
   const name = 'limits.bandwidth';
-  const { failed, stdout } = await execa('tc', ['-Version'], { reject: false, timeout: TOOL_MS_MAX });
-  if (failed) return lacks(name, { evidence: 'tc is not installed', fix: 'apt-get install iproute2' });
-  const evidence = `both ways on the bridge of the run, read back at each launch (${(stdout.split('\n')[0] ?? '').trim()})`;
+  const said = await saidByTool('tc', ['-Version']);
+  if (said === null) return lacks(name, { evidence: 'tc is not installed', fix: 'apt-get install iproute2' });
+  const evidence = `both ways on the bridge of the run, read back at each launch (${(said.split('\n')[0] ?? '').trim()})`;
   return { name, state: 'ok', rung: 'kernel', evidence, fix: null };
 }
 

@@ -1,14 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
-import { execa } from 'execa';
 import type { DoctorCheck } from '../api/service.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Engine, EngineComponent } from '../core/ports/engine.ts';
+import { saidByTool } from './doctor-tools.ts';
 import { flawsOf } from './known-flaws.ts';
 import type { Component, Flaw } from './known-flaws.ts';
 
-const TOOL_MS_MAX = 5_000;
 const CHANGELOG_BYTES_MAX = 16 * 1024 * 1024;
 
 /** The packages in which Debian and what is made from it have them. */
@@ -88,7 +87,7 @@ async function changelogOf(component: Component): Promise<string | null> {
 }
 
 async function toolkitComponents(): Promise<readonly EngineComponent[]> {
-  const { failed, stdout } = await execa('nvidia-ctk', ['--version'], { reject: false, timeout: TOOL_MS_MAX });
-  const version = failed ? undefined : /version (\S+)/.exec(stdout)?.[1];
+  const said = await saidByTool('nvidia-ctk', ['--version']);
+  const version = said === null ? undefined : /version (\S+)/.exec(said)?.[1];
   return version === undefined ? [] : [{ name: 'NVIDIA container toolkit', version, build: '' }];
 }

@@ -1,5 +1,4 @@
 import { readFile } from 'node:fs/promises';
-import { execa } from 'execa';
 import type { DoctorCheck, DoctorReport } from '../api/service.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Engine, EngineFacts } from '../core/ports/engine.ts';
@@ -10,6 +9,7 @@ import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
 import type { CgroupLayout } from '../meter/layout.ts';
 import { diskChecks } from './doctor-disks.ts';
 import { budgetChecks, limitChecks, storageChecks } from './doctor-limits.ts';
+import { saidByTool } from './doctor-tools.ts';
 import { versionChecks } from './doctor-versions.ts';
 import { gpuChecks } from './gpu-checks.ts';
 import type { GpuDesk } from './gpu-desk.ts';
@@ -22,8 +22,6 @@ export type DoctorParts = {
   gateListening(): boolean;
   readonly gpus: Pick<GpuDesk, 'state'>;
 };
-
-const TOOL_MS_MAX = 5_000;
 
 /** Engines of Debian 12 have no fix for these in place; the fence does not depend on either. */
 const ENGINE_FLOOR = '20.10';
@@ -203,13 +201,13 @@ async function toolChecks(): Promise<readonly DoctorCheck[]> {
   ];
   return await Promise.all(
     tools.map(async ([name, args]) => {
-      const result = await execa(name, args, { reject: false, timeout: TOOL_MS_MAX });
-      return result.failed
+      const said = await saidByTool(name, args);
+      return said === null
         ? missing(name, {
             evidence: 'not installed',
             fix: `apt-get install ${name === 'ip6tables' ? 'iptables' : name}`,
           })
-        : ok(name, { rung: null, evidence: (result.stdout.split('\n')[0] ?? '').trim() });
+        : ok(name, { rung: null, evidence: (said.split('\n')[0] ?? '').trim() });
     }),
   );
 }

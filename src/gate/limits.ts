@@ -1,4 +1,5 @@
 import { TokenBucket } from '../core/token-bucket.ts';
+
 /** What one run may ask of the gate. PURE: time comes in. A run over a bound is refused, never delayed. */
 export const QUERIES_PER_SECOND_MAX = 100;
 export const QUERIES_BURST_MAX = 300;

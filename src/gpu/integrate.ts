@@ -55,15 +55,19 @@ export function integrate(state: GpuMeterState, reading: GpuReading): GpuMeterSt
     devices.set(device.uuid, found.state);
     for (const [runId, use] of found.uses) {
       const sum = runs.get(runId) ?? NO_USE;
-      runs.set(runId, {
-        busyMs: sum.busyMs + use.busyMs,
-        memoryBytes: sum.memoryBytes + use.memoryBytes,
-        hostMemoryBytes: sum.hostMemoryBytes + use.hostMemoryBytes,
-        percent: Math.max(sum.percent, use.percent),
-      });
+      runs.set(runId, plus(sum, use));
     }
   }
   return { devices, runs };
+}
+
+function plus(one: GpuUse, other: GpuUse): GpuUse {
+  return {
+    busyMs: one.busyMs + other.busyMs,
+    memoryBytes: one.memoryBytes + other.memoryBytes,
+    hostMemoryBytes: one.hostMemoryBytes + other.hostMemoryBytes,
+    percent: Math.max(one.percent, other.percent),
+  };
 }
 
 /** Over all of its meters: each source counts its own devices. */
@@ -71,12 +75,7 @@ export function usedBy(meters: Iterable<GpuMeterState>, runId: string): GpuUse {
   let sum: GpuUse = NO_USE;
   for (const { runs } of meters) {
     const use = runs.get(runId) ?? NO_USE;
-    sum = {
-      busyMs: sum.busyMs + use.busyMs,
-      memoryBytes: sum.memoryBytes + use.memoryBytes,
-      hostMemoryBytes: sum.hostMemoryBytes + use.hostMemoryBytes,
-      percent: Math.max(sum.percent, use.percent),
-    };
+    sum = plus(sum, use);
   }
   return sum;
 }

@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
 
 const FIRST = -20;
+const BEHIND = 10;
 
 /**
  * The processor before everybody else. Forty containers that die at once wake as many shims and the engine, and whoever
@@ -10,11 +11,19 @@ const FIRST = -20;
  * unit forbids both, and asks systemd for the same.
  */
 export function comeFirst(): void {
-  for (const ask of [() => setPriority(FIRST), () => writeFileSync('/proc/self/autogroup', String(FIRST))]) {
-    try {
-      ask();
-    } catch {
-      // It works without.
-    }
+  ask(() => setPriority(FIRST));
+  ask(() => writeFileSync('/proc/self/autogroup', String(FIRST)));
+}
+
+/** Whoever else wants the processor has it first. A courtesy, which the packaged unit forbids too. */
+export function comeBehind(): void {
+  ask(() => setPriority(BEHIND));
+}
+
+function ask(priority: () => void): void {
+  try {
+    priority();
+  } catch {
+    // It works without.
   }
 }

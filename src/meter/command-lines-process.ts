@@ -1,6 +1,6 @@
 import { readSync, writeSync } from 'node:fs';
-import { setPriority } from 'node:os';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
+import { comeBehind } from '../kernel/priority.ts';
 import { createLooker, type LookRequest } from './command-lines-look.ts';
 
 /**
@@ -10,15 +10,10 @@ import { createLooker, type LookRequest } from './command-lines-look.ts';
  */
 const REQUESTS_FD = 0;
 const REPORTS_FD = 1;
-const NICE = 10;
 const REQUEST_BYTES_MAX = 16 * 1024 * 1024;
 
 function main(): void {
-  try {
-    setPriority(NICE);
-  } catch {
-    // The filter of the packaged unit forbids it. It is a courtesy to others, nothing depends on it.
-  }
+  comeBehind();
   protectFromOom(OOM_SCORES.reader);
   const look = createLooker((report) => writeAll(Buffer.from(`${JSON.stringify(report)}\n`)));
   const chunk = Buffer.alloc(64 * 1024);

@@ -22,16 +22,31 @@ type Context = {
 
 /** `hidden`: paths whose values are not repeated, as they may be secrets. */
 export function problemsOf(issues: readonly Issue[], context: Context): readonly Problem[] {
-  const told = issues.filter((issue) => !issues.some((other) => isStricter(other, issue)));
-  return told.slice(0, PROBLEMS_MAX).flatMap((issue) => problemsOfIssue(issue, [], context));
+  return narrowest(issues)
+    .slice(0, PROBLEMS_MAX)
+    .flatMap((issue) => problemsOfIssue(issue, [], context));
 }
 
 /** A whole number beyond what can be counted exactly is beyond its own bound as well: only the narrower rule is of use. */
-function isStricter(other: Issue, issue: Issue): boolean {
-  const stricter =
-    (other.code === 'too_big' && issue.code === 'too_big' && other.maximum < issue.maximum) ||
-    (other.code === 'too_small' && issue.code === 'too_small' && other.minimum > issue.minimum);
-  return stricter && other.path.join('.') === issue.path.join('.');
+function narrowest(issues: readonly Issue[]): readonly Issue[] {
+  const bounds = new Map<string, number | bigint>();
+  for (const issue of issues) {
+    const bound = boundOf(issue);
+    if (bound === null) continue;
+    const known = bounds.get(bound.place);
+    const narrower = known === undefined || (issue.code === 'too_big' ? bound.value < known : bound.value > known);
+    if (narrower) bounds.set(bound.place, bound.value);
+  }
+  return issues.filter((issue) => {
+    const bound = boundOf(issue);
+    return bound === null || bound.value === bounds.get(bound.place);
+  });
+}
+
+function boundOf(issue: Issue): { readonly place: string; readonly value: number | bigint } | null {
+  if (issue.code !== 'too_big' && issue.code !== 'too_small') return null;
+  const value = issue.code === 'too_big' ? issue.maximum : issue.minimum;
+  return { place: `${issue.code} ${issue.path.join('.')}`, value };
 }
 
 /** In the order of the file, at most `PROBLEMS_MAX`, with a last line that says how many more there are. */

@@ -1,4 +1,5 @@
 import type { Breach, EndTimes } from '../core/outcome.ts';
+import { earned } from '../core/token-bucket.ts';
 import type { Step } from './ending.ts';
 import { emptyDeadline, endOf, same } from './ending.ts';
 import type { EventOf, RunEffect } from './events.ts';
@@ -8,19 +9,19 @@ import { DENIALS_RECORDED_BURST, LAST_DENIALS_MAX } from './state.ts';
 /** What the warden saw a run do: refused attempts, budgets that are nearly used up, and what ends it. */
 
 /** Beyond the burst: an agent that is refused all day is told of all day, and cannot fill a disk with it. */
-const DENIAL_RECORD_EVERY_MS = 5_000;
+const DENIAL_RECORDS = { perSecond: 0.2, burst: DENIALS_RECORDED_BURST };
 
 export function onDenied(before: RunState, event: EventOf<'denied'>): Step {
-  const { tokens, atMs, unrecorded, onRecord } = before.denialRecords;
+  const { unrecorded, onRecord } = before.denialRecords;
   const attempts = 1 + event.suppressed;
-  const refilled = Math.min(DENIALS_RECORDED_BURST, tokens + Math.max(0, event.atMs - atMs) / DENIAL_RECORD_EVERY_MS);
+  const tokens = earned(before.denialRecords, DENIAL_RECORDS, event.atMs);
   const state = {
     ...before,
     denialsTotal: before.denialsTotal + attempts,
     lastDenials: [...before.lastDenials, event.denial].slice(-LAST_DENIALS_MAX),
   };
   const at = { atMs: event.atMs, unrecorded: unrecorded + attempts };
-  if (refilled < 1) return same({ ...state, denialRecords: { ...at, tokens: refilled, onRecord } });
+  if (tokens < 1) return same({ ...state, denialRecords: { ...at, tokens, onRecord } });
   const draft = {
     kind: 'egress.denied' as const,
     runId: state.runId,
@@ -28,7 +29,7 @@ export function onDenied(before: RunState, event: EventOf<'denied'>): Step {
     denial: event.denial,
     suppressed: at.unrecorded - 1,
   };
-  const denialRecords = { ...at, tokens: refilled - 1, unrecorded: 0, onRecord: onRecord + at.unrecorded };
+  const denialRecords = { ...at, tokens: tokens - 1, unrecorded: 0, onRecord: onRecord + at.unrecorded };
   return { state: { ...state, denialRecords }, effects: [{ kind: 'record', draft }] };
 }
 

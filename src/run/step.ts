@@ -1,4 +1,5 @@
 import { assertNever } from '../core/assert.ts';
+import { LAUNCH_MS_MAX } from '../core/ports/warden.ts';
 import { isIncident, wasAsked } from './classify.ts';
 import type { Step } from './ending.ts';
 import type { At, EndFacts } from './ending.ts';
@@ -28,8 +29,6 @@ import {
 } from './change.ts';
 import { containerIdOf, preparationsOf } from './state.ts';
 
-/** A launch that takes longer than this has met a sick engine. */
-export const LAUNCH_MS_MAX = 60_000;
 /** How long the engine may take to tell an exit code after the last process is gone. */
 export const EXIT_MS_MAX = 2_000;
 

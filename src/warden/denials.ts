@@ -3,6 +3,7 @@ import { FENCE_PREFIXES } from '../core/fence-names.ts';
 import type { FenceDenial } from '../core/ports/fence.ts';
 import type { NameResolved } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
+import { TokenBucket } from '../core/token-bucket.ts';
 import type { NflogPacket } from '../kernel/nflog.ts';
 
 /** The prefixes of the fence's logging rules, and what each says about a packet that was refused. */
@@ -144,22 +145,17 @@ export type DenialValve = {
   admit(nowMs: number, count: number): number | null;
 };
 
-const BURST = 32;
-const PER_SECOND = 10;
+const TOLD = { perSecond: 10, burst: 32 };
 
 export function createDenialValve(): DenialValve {
-  let tokens = BURST;
-  let lastMs = 0;
+  const tokens = new TokenBucket(TOLD, 0);
   let suppressed = 0;
   return {
     admit: (nowMs, count) => {
-      tokens = Math.min(BURST, tokens + ((nowMs - lastMs) / 1000) * PER_SECOND);
-      lastMs = nowMs;
-      if (tokens < 1) {
+      if (!tokens.take(nowMs)) {
         suppressed += count;
         return null;
       }
-      tokens -= 1;
       const before = suppressed + count - 1;
       suppressed = 0;
       return before;

@@ -1,5 +1,6 @@
 import { assertNever } from '../core/assert.ts';
 import { messageOf, RingfenceError } from '../core/errors.ts';
+import { LAUNCH_MS_MAX } from '../core/ports/warden.ts';
 import type { WardenReport, WardenRequest, WatchPlan } from '../core/ports/warden.ts';
 import type { Ipset } from '../kernel/ipset.ts';
 import { bootTimeMs, createPollSet, deviceName } from '../kernel/libc.ts';
@@ -21,7 +22,6 @@ import { createLineReader } from './lines.ts';
 import { createLatenessTally } from './lateness.ts';
 import { createOutbox } from './outbox.ts';
 import { WatchedRun } from './run.ts';
-import { LAUNCH_MS_MAX } from './run-world.ts';
 import type { RunWorld } from './run-world.ts';
 
 /**

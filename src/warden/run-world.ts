@@ -1,9 +1,6 @@
 import type { WardenReport, WatchPlan } from '../core/ports/warden.ts';
 import type { Traffic } from '../meter/traffic.ts';
 
-/** How long a launch may take, after which the daemon ends it (`run/step.ts`). */
-export const LAUNCH_MS_MAX = 60_000;
-
 /** What a watched run has of the loop that it is in. */
 export type RunWorld = {
   /** Milliseconds since boot. */

@@ -1,6 +1,7 @@
 import { fail, messageOf } from '../core/errors.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import type { Breach, Denial, EndTimes, Usage } from '../core/outcome.ts';
+import { LAUNCH_MS_MAX } from '../core/ports/warden.ts';
 import type { CgroupPaths, GpuTold, NameResolved, ProcessFacts } from '../core/ports/warden.ts';
 import type { WatchBounds, WatchPlan } from '../core/ports/warden.ts';
 import type { NflogPacket } from '../kernel/nflog.ts';
@@ -20,7 +21,6 @@ import type { Ladder } from './ladder.ts';
 import type { RunNote } from './note.ts';
 import { createRefusals } from './refusals.ts';
 import type { Refusals } from './refusals.ts';
-import { LAUNCH_MS_MAX } from './run-world.ts';
 import type { RunWorld } from './run-world.ts';
 import { sharedMoment } from './shared-moment.ts';
 

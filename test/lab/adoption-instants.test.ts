@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { RunView } from '../../src/api/service.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
+import { createRandom } from '../simulation/random.ts';
 import { cli } from '../support/daemon.ts';
 import { command, docker } from '../support/lab.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
@@ -23,17 +24,6 @@ const LIFE_MS = 2_500;
 
 const world = useSupervised();
 
-/** Mulberry32: the same numbers for the same seed. */
-function numbersOf(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 const LIVES = [
   { name: 'instant-ends', command: SHELL('sleep 0.3; exit 7') },
   { name: 'instant-burns', command: SHELL('while :; do :; done'), budget: { cpu: '300ms' } },
@@ -52,13 +42,13 @@ test(
     timeout: TIME_MS_MAX + OVER_MS_MAX + 150_000,
   },
   async () => {
-    const random = numbersOf(SEED);
+    const random = createRandom(SEED);
     const endsAtMs = performance.now() + TIME_MS_MAX;
     let instants = 0;
     for (; instants < INSTANTS && performance.now() < endsAtMs; instants += 1) {
-      const life = LIVES[Math.floor(random() * LIVES.length)] ?? LIVES[0];
-      const killsByHand = random() < 0.3;
-      const afterMs = random() * LIFE_MS;
+      const life = random.pick(LIVES);
+      const killsByHand = random.chance(0.3);
+      const afterMs = random.next() * LIFE_MS;
       const launched = world.daemon.cli(['run', '--detach', world.writeProfile(life)]).then(async () => {
         if (killsByHand) await world.daemon.cli(['kill', life.name]);
       });

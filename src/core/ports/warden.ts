@@ -93,6 +93,9 @@ export type BudgetPlan =
   | { readonly budget: 'connections'; readonly count: number; readonly action: Action }
   | { readonly budget: 'denials'; readonly count: number; readonly windowMs: number | null; readonly action: Action };
 
+/** How long a launch may take: the daemon ends a longer one, and the warden waits no longer for one whose daemon died. */
+export const LAUNCH_MS_MAX = 60_000;
+
 export type WardenReport =
   | { readonly kind: 'ready'; readonly killRung: 'cgroup.kill' | 'pidfd'; readonly feed: boolean }
   /** Somebody, perhaps ourselves, changed rules of the packet filter. */
