@@ -17,6 +17,8 @@ export type CheckerRequest =
 
 export type CheckerReport =
   | { readonly kind: 'listening' }
+  /** Every `TURNING_MS` from then on. */
+  | { readonly kind: 'turning' }
   | { readonly kind: 'failed'; readonly message: string }
   /** May a connection of `source` that shows `name` pass? `destination` is where the agent thought it went. */
   | { readonly kind: 'ask'; readonly id: number; readonly question: CheckQuestion }

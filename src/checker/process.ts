@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { messageOf } from '../core/errors.ts';
-import { originalDestination } from '../kernel/libc.ts';
+import { TURNING_MS } from '../core/turning.ts';
+import { endWithParent, originalDestination } from '../kernel/libc.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { createChecker } from './checker.ts';
 import { createInspector } from './inspect/inspector.ts';
@@ -66,7 +67,9 @@ async function handle(request: CheckerRequest): Promise<void> {
     case 'start':
       await checker.listen(request.config.port, '0.0.0.0');
       dropPrivileges();
+      endWithParent();
       setInterval(() => checker.flush(), FLUSH_MS).unref();
+      setInterval(() => tell({ kind: 'turning' }), TURNING_MS).unref();
       return tell({ kind: 'listening' });
     case 'verdict':
       waiting.get(request.id)?.(request.verdict);

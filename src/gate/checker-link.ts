@@ -2,6 +2,8 @@ import { fork } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { listenForTurning } from '../core/turning.ts';
+import type { TurningListener } from '../core/turning.ts';
 import type { CheckerConfig, CheckerReport, CheckerRequest, CheckQuestion, CheckVerdict } from '../checker/messages.ts';
 
 /**
@@ -9,7 +11,7 @@ import type { CheckerConfig, CheckerReport, CheckerRequest, CheckQuestion, Check
  * with the other, as a checker without answers and a gate whose checked ports lead nowhere are no use; whoever is
  * started next starts both.
  *
- *   start → listening → (exit ⇒ the gate ends)
+ *   start → listening → (exit ⇒ the gate ends; silence ⇒ it is killed)
  */
 export type CheckerLink = {
   /** Resolves when the checker listens. */
@@ -70,6 +72,9 @@ export function linkChecker(parts: CheckerLinkParts): CheckerLink {
         return parts.onPassed(report);
       case 'authority':
         authorities.get(report.id)?.(report.certificatePem);
+        return;
+      case 'turning':
+        return;
     }
   };
 
@@ -84,9 +89,14 @@ export function linkChecker(parts: CheckerLinkParts): CheckerLink {
       });
       child = made;
       let isListening = false;
+      let listener: TurningListener | null = null;
       made.on('error', (error) => starting.reject(error));
-      made.on('message', (message) => receive(message as CheckerReport, starting));
+      made.on('message', (message) => {
+        listener?.heard();
+        receive(message as CheckerReport, starting);
+      });
       made.once('exit', (exitCode, signal) => {
+        listener?.stop();
         const detail = `the checker ended (${signal ?? `exit code ${exitCode}`})`;
         starting.reject(new Error(`${detail} before it listened`));
         if (isListening) parts.onLost(detail);
@@ -98,6 +108,7 @@ export function linkChecker(parts: CheckerLinkParts): CheckerLink {
       try {
         await starting.promise;
         isListening = true;
+        listener = listenForTurning(() => made.kill('SIGKILL'));
       } catch (error) {
         made.kill('SIGKILL');
         throw error;

@@ -39,6 +39,8 @@ export type GateRequest =
 
 export type GateReport =
   | { readonly kind: 'listening' }
+  /** Every `TURNING_MS` from then on. */
+  | { readonly kind: 'turning' }
   | { readonly kind: 'failed'; readonly message: string }
   | { readonly kind: 'done'; readonly id: number }
   /** The request could not be carried out, or not whole. */

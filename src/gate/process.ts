@@ -5,7 +5,9 @@ import { messageOf } from '../core/errors.ts';
 import type { FenceDenial } from '../core/ports/fence.ts';
 import type { NameResolved } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
+import { TURNING_MS } from '../core/turning.ts';
 import { openIpset } from '../kernel/ipset.ts';
+import { endWithParent } from '../kernel/libc.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { linkChecker } from './checker-link.ts';
 import type { CheckerLink } from './checker-link.ts';
@@ -36,6 +38,7 @@ let parts: Parts | null = null;
 let denialsLost = 0;
 
 protectFromOom(OOM_SCORES.gate);
+endWithParent();
 process.on('disconnect', () => process.exit());
 // A terminal sends these to the whole group; the daemon decides when the gate may go.
 process.on('SIGINT', () => undefined);
@@ -66,6 +69,7 @@ async function handle(request: GateRequest): Promise<void> {
     await listen(gate, request.config.port);
     setInterval(() => denials.flush(), FLUSH_MS).unref();
     setInterval(() => gate.sweep(), SWEEP_MS).unref();
+    setInterval(() => tell({ kind: 'turning' }), TURNING_MS).unref();
     tell({ kind: 'listening' });
     return;
   }

@@ -27,6 +27,7 @@ const native = {
   eventfd: libc.func('int eventfd(unsigned int initial, int flags)'),
   if_indextoname: libc.func('void *if_indextoname(unsigned int index, _Out_ void *name)'),
   close: libc.func('int close(int fd)'),
+  prctl: libc.func('int prctl(int option, unsigned long value)'),
   clock_gettime: libc.func('int clock_gettime(int clock, _Out_ rf_timespec *now)'),
   syscall3: libc.func('long syscall(long number, long first, long second, long third, long fourth)'),
 };
@@ -111,6 +112,17 @@ export function receiveNow(fd: number, buffer: Uint8Array): number | null {
   const received = native.recv(fd, buffer, buffer.length, MSG_DONTWAIT) as number;
   if (received < 0 && (koffi.errno() === EAGAIN || koffi.errno() === EINTR)) return null;
   return checked('recv', received);
+}
+
+const PR_SET_PDEATHSIG = 1;
+
+/**
+ * SIGKILL for this process once the one that started it is gone: one that stands still hears of no closed channel, and
+ * would keep its ports from its successor. A later change of user takes it back (prctl(2)). Where it is not to be had,
+ * the closed channel alone has to do.
+ */
+export function endWithParent(): void {
+  native.prctl(PR_SET_PDEATHSIG, constants.signals.SIGKILL);
 }
 
 export type PollEntry = { readonly fd: number; readonly events: number };

@@ -6,6 +6,7 @@ import { assert } from '../core/assert.ts';
 import { fail } from '../core/errors.ts';
 import type { Usage } from '../core/outcome.ts';
 import type { Warden, WardenReport, WardenRequest, WatchBounds, WatchPlan } from '../core/ports/warden.ts';
+import { listenForTurning, SILENT_SECONDS_MAX, TURNING_MS } from '../core/turning.ts';
 import type { WardenConfig } from './config.ts';
 import { DENIED_NAMES_FD, REQUESTS_FD } from './config.ts';
 
@@ -36,9 +37,6 @@ const READY_MS_MAX = 10_000;
 const ANSWER_MS_MAX = 5_000;
 const STOP_MS_MAX = 2_000;
 const LINE_BYTES_MAX = 1024 * 1024;
-/** How often the warden says that its loop turns, and after how many turns of ours without a word it stands still. */
-const TURNING_MS = 1_000;
-const SILENT_TURNS_MAX = 15;
 
 type Waiter<T> = { resolve(value: T): void; reject(error: Error): void; readonly timer: NodeJS.Timeout };
 
@@ -73,18 +71,13 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
     ended.resolve(detail);
     if (!stopping) onLost(detail);
   };
-  // Counted in turns of this process, so that one that was stopped itself does not blame the other.
-  let silentTurns = 0;
-  const listening = setInterval(() => {
-    silentTurns += 1;
-    if (silentTurns < SILENT_TURNS_MAX || gone !== null || stopping) return;
-    process.stderr.write(`the warden stood still for ${SILENT_TURNS_MAX} s and is ended\n`);
+  const listener = listenForTurning(() => {
+    if (gone !== null || stopping) return;
+    process.stderr.write(`the warden stood still for ${SILENT_SECONDS_MAX} s and is ended\n`);
     child.kill('SIGKILL');
-  }, TURNING_MS).unref();
-  pipe.on('data', () => {
-    silentTurns = 0;
   });
-  child.once('exit', () => clearInterval(listening));
+  pipe.on('data', () => listener.heard());
+  child.once('exit', () => listener.stop());
   child.once('exit', (code, signal) => lose(signal === null ? `it exited with code ${code}` : `it ended by ${signal}`));
   child.once('error', (error) => lose(error.message));
   pipe.on('error', ignoreBroken);
