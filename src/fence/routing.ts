@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { openSync, readSync, writeFileSync } from 'node:fs';
 import { contains, parseIpv4 } from '../profile/ipv4.ts';
 import { runTool, tryTool } from './command.ts';
 import { parseNetwork } from './pool.ts';
@@ -12,6 +12,7 @@ const TABLE = '21300';
 const PREFERENCE_LOCAL = 212;
 const PREFERENCE_PROHIBIT = 213;
 const SRC_VALID_MARK = '/proc/sys/net/ipv4/conf/all/src_valid_mark';
+const SYSCTL_BYTES_MAX = 32;
 
 /** `pool` and `marks` as the base rules have them. */
 export type Routing = { readonly pool: string; readonly marks: FenceMarks };
@@ -39,7 +40,7 @@ type Network = { readonly network: string };
 
 /** The value of the sysctl before it was changed, or null when it was right already. */
 export async function applyRouting(routing: Routing, runs: readonly Network[]): Promise<string | null> {
-  const before = readFileSync(SRC_VALID_MARK, 'utf8').trim();
+  const before = readSrcValidMark();
   // With it the reverse-path check of a reply looks at its mark, and does not end at the prohibit route.
   if (before !== '1') writeFileSync(SRC_VALID_MARK, '1');
   await runTool('ip', ['-4', 'route', 'replace', 'prohibit', 'default', 'table', TABLE]);
@@ -75,9 +76,17 @@ export async function checkRouting(routing: Routing): Promise<string[]> {
     if (!present.includes(shown)) findings.push(`ip rule: "${shown}" is gone`);
   }
   if (!route.stdout.includes('prohibit default')) findings.push(`ip route: table ${TABLE} has no prohibit route`);
-  if (readFileSync(SRC_VALID_MARK, 'utf8').trim() !== '1')
-    findings.push('sysctl net.ipv4.conf.all.src_valid_mark is not 1');
+  if (readSrcValidMark() !== '1') findings.push('sysctl net.ipv4.conf.all.src_valid_mark is not 1');
   return findings;
+}
+
+/** Kept open, so that a process without descriptors can still tell whether its rules are in force. */
+let srcValidMark: number | null = null;
+
+function readSrcValidMark(): string {
+  srcValidMark ??= openSync(SRC_VALID_MARK, 'r');
+  const text = Buffer.alloc(SYSCTL_BYTES_MAX);
+  return text.toString('latin1', 0, readSync(srcValidMark, text, 0, text.length, 0)).trim();
 }
 
 export async function removeRouting(routing: Routing, srcValidMarkBefore: string | null): Promise<void> {
