@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import type { CgroupPaths, ProcessFacts } from '../core/ports/warden.ts';
 import { printable } from '../core/text.ts';
 import { closeDescriptor, openPidfd, signalPidfd, SystemCallError } from '../kernel/libc.ts';
+import { isForWantOfFiles, withSpareFiles } from '../kernel/spare-files.ts';
 import { isGone } from './counters.ts';
 import { thawTree } from './freezer.ts';
 
@@ -36,11 +37,13 @@ export type ProcessOptions = {
 
 /** Every process of the run, in its parent cgroup and all below. v1 asks the pids hierarchy, v2 the only one. */
 export function pidsOf(paths: CgroupPaths): number[] {
-  const pids = new Set<number>();
-  for (const directory of new Set([paths.pids, paths.unified])) {
-    if (directory !== null) collectPids(directory, { pids, depth: 0 });
-  }
-  return [...pids];
+  return withSpareFiles(() => {
+    const pids = new Set<number>();
+    for (const directory of new Set([paths.pids, paths.unified])) {
+      if (directory !== null) collectPids(directory, { pids, depth: 0 });
+    }
+    return [...pids];
+  });
 }
 
 /**
@@ -52,7 +55,7 @@ export function processesOf(paths: CgroupPaths, options: ProcessOptions): Proces
   const stats: ProcessStat[] = [];
   for (const pid of pidsOf(paths)) {
     if (stats.length >= PROCESSES_MIN && performance.now() > deadline) break;
-    const stat = readStat(pid);
+    const stat = withSpareFiles(() => readStat(pid));
     if (stat !== null) stats.push(stat);
   }
   stats.sort((a, b) => b.cpuMs - a.cpuMs);
@@ -79,20 +82,23 @@ export function processesOf(paths: CgroupPaths, options: ProcessOptions): Proces
  */
 export function killProcesses(paths: CgroupPaths): number {
   let killed = 0;
-  for (const pid of pidsOf(paths)) {
-    let pidfd: number | null = null;
-    try {
-      pidfd = openPidfd(pid);
-      if (!isMember(pid, paths)) continue;
-      signalPidfd(pidfd, SIGKILL);
-      killed += 1;
-    } catch (error) {
-      if (!(error instanceof SystemCallError && error.code === 'ESRCH')) throw error;
-    } finally {
-      if (pidfd !== null) closeDescriptor(pidfd);
-    }
-  }
+  for (const pid of pidsOf(paths)) if (withSpareFiles(() => killMember(pid, paths))) killed += 1;
   return killed;
+}
+
+function killMember(pid: number, paths: CgroupPaths): boolean {
+  let pidfd: number | null = null;
+  try {
+    pidfd = openPidfd(pid);
+    if (!isMember(pid, paths)) return false;
+    signalPidfd(pidfd, SIGKILL);
+    return true;
+  } catch (error) {
+    if (!(error instanceof SystemCallError && error.code === 'ESRCH')) throw error;
+    return false;
+  } finally {
+    if (pidfd !== null) closeDescriptor(pidfd);
+  }
 }
 
 /** The way that needs no warden: kills the tree and each process in it. Returns what is still there; try again then. */
@@ -100,13 +106,13 @@ export function killNow(paths: CgroupPaths): readonly number[] {
   const file = paths.unified === null ? null : join(paths.unified, 'cgroup.kill');
   if (file !== null && existsSync(file)) {
     try {
-      writeFileSync(file, '1');
+      withSpareFiles(() => writeFileSync(file, '1'));
     } catch (error) {
       if (!isGone(error)) throw error;
     }
   }
   killProcesses(paths);
-  thawTree(paths.freezer);
+  withSpareFiles(() => thawTree(paths.freezer));
   return pidsOf(paths);
 }
 
@@ -115,7 +121,9 @@ export function isMember(pid: number, paths: CgroupPaths): boolean {
   let text: string;
   try {
     text = readFileSync(`/proc/${pid}/cgroup`, 'utf8');
-  } catch {
+  } catch (error) {
+    // It may be a member, and must not be spared.
+    if (isForWantOfFiles(error)) throw error;
     return false;
   }
   // Mounted at a hierarchy's root, a cgroup's directory ends with its path; the run id in it makes that unmistakable.
@@ -204,7 +212,8 @@ function readBounded(file: string, bytesMax: number): Buffer | null {
     fd = openSync(file, 'r');
     const buffer = Buffer.alloc(bytesMax);
     return buffer.subarray(0, readSync(fd, buffer, 0, bytesMax, 0));
-  } catch {
+  } catch (error) {
+    if (isForWantOfFiles(error)) throw error;
     // The process ended while we looked, or is not ours to read: evidence that is not there is left out.
     return null;
   } finally {

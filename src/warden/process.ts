@@ -10,6 +10,7 @@ import type { Nflog } from '../kernel/nflog.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
 import { comeFirst } from '../kernel/priority.ts';
 import { openRuleNews } from '../kernel/rule-news.ts';
+import { keepSpareFiles } from '../kernel/spare-files.ts';
 import { detectLayout, hasCgroupKill } from '../meter/layout.ts';
 import { createTraffic } from '../meter/traffic.ts';
 import type { Traffic } from '../meter/traffic.ts';
@@ -35,6 +36,7 @@ function main(): void {
   mkdirSync(config.directory, { recursive: true, mode: 0o700 });
   protectFromOom(OOM_SCORES.warden);
   comeFirst();
+  keepSpareFiles();
   const afterlife = openAfterlife(config.directory);
   const feed =
     config.nflogGroup === null ? null : openFeed(config.nflogGroup, { afterlife, directory: config.directory });
