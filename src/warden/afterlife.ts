@@ -17,17 +17,20 @@ export type Afterlife = {
   /** Another living process has taken it. */
   takenByOther(what: string): boolean;
   release(what: string): void;
-  /** What the next warden must know of a run; the last note stands. */
-  note(runId: string, note: RunNote): void;
+  /** What the next warden must know of a run; the last note stands. False when it could not be written. */
+  note(runId: string, note: RunNote): boolean;
   /** What the warden before noted of it, for who holds it now. */
   noteOf(runId: string): RunNote | null;
   /** What was done while no daemon heard it; for the next one. Bounded: when the file is full, nothing more. */
   record(report: WardenReport, at: string): void;
+  /** Writes what a disk did not take before. False while there is some left. */
+  save(): boolean;
 };
 
 export const FEED = 'feed';
 export const AFTERLIFE_FILE = 'afterlife.ndjson';
 const AFTERLIFE_BYTES_MAX = 1024 * 1024;
+const UNSAVED_LINES_MAX = 4_096;
 
 export function openAfterlife(directory: string): Afterlife {
   mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -35,7 +38,27 @@ export function openAfterlife(directory: string): Afterlife {
   const file = join(directory, AFTERLIFE_FILE);
   const place = (what: string): string => join(directory, `${what}.holder`);
   const notes = (runId: string): string => join(directory, `${runId}.note`);
-  let full = false;
+  /** Lines that are not in the file. A disk that takes nothing now may do so later, and must not end the supervision. */
+  const unsaved: string[] = [];
+  let isTorn = false;
+  const append = (line: string): void => {
+    const size = statSync(file, { throwIfNoEntry: false })?.size ?? 0;
+    if (size > AFTERLIFE_BYTES_MAX) return;
+    // A disk that became full may have taken the first half of a line.
+    appendFileSync(file, isTorn ? `\n${line}` : line, { mode: 0o600 });
+    isTorn = false;
+  };
+  const save = (): boolean => {
+    try {
+      for (let line = unsaved[0]; line !== undefined; line = unsaved[0]) {
+        append(line);
+        unsaved.shift();
+      }
+    } catch {
+      isTorn = true;
+    }
+    return unsaved.length === 0;
+  };
   return {
     hold: (what) => {
       const next = join(directory, `${what}.${own}.new`);
@@ -49,15 +72,21 @@ export function openAfterlife(directory: string): Afterlife {
     },
     release: (what) => {
       if (holderOf(place(what)) !== process.pid) return;
-      rmSync(place(what), { force: true });
-      rmSync(notes(what), { force: true });
+      try {
+        rmSync(place(what), { force: true });
+        rmSync(notes(what), { force: true });
+      } catch {
+        // On a disk that takes nothing the number stays, of a process that is gone soon: nobody is taken for it.
+      }
     },
     note: (runId, note) => {
       try {
         writeFileSync(`${notes(runId)}.new`, JSON.stringify(note), { mode: 0o600 });
         renameSync(`${notes(runId)}.new`, notes(runId));
+        return true;
       } catch {
-        // As with the record: a full disk costs the next warden what stood here, and the run nothing.
+        // A full disk costs the next warden what stood here, and the run nothing.
+        return false;
       }
     },
     noteOf: (runId) => {
@@ -68,16 +97,10 @@ export function openAfterlife(directory: string): Afterlife {
       }
     },
     record: (report, at) => {
-      if (full) return;
-      try {
-        const size = statSync(file, { throwIfNoEntry: false })?.size ?? 0;
-        full = size > AFTERLIFE_BYTES_MAX;
-        if (!full) appendFileSync(file, `${JSON.stringify({ at, report })}\n`, { mode: 0o600 });
-      } catch {
-        // The record is a courtesy to the next daemon; a full disk must not end the supervision of living agents.
-        full = true;
-      }
+      if (unsaved.length < UNSAVED_LINES_MAX) unsaved.push(`${JSON.stringify({ at, report })}\n`);
+      save();
     },
+    save,
   };
 }
 

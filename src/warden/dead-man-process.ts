@@ -4,6 +4,7 @@ import { messageOf } from '../core/errors.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
 import { bootTimeMs, openPidfd, POLLIN, pollDescriptors } from '../kernel/libc.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
+import { keepSpareFiles } from '../kernel/spare-files.ts';
 import { killNow, pidsOf } from '../meter/processes.ts';
 import { openAfterlife } from './afterlife.ts';
 import type { Afterlife } from './afterlife.ts';
@@ -52,6 +53,7 @@ class DeadMan {
       this.aloneSinceMs = this.isHeld() ? null : (this.aloneSinceMs ?? now);
       if (this.aloneSinceMs === null) continue;
       for (const each of this.guarded.values()) this.look(each, now - this.aloneSinceMs);
+      this.afterlife.save();
     }
   }
 
@@ -137,6 +139,7 @@ function isStopped(pid: number): boolean {
 function main(): void {
   const [, , directory = '', wardenPid = ''] = process.argv;
   protectFromOom(OOM_SCORES.warden);
+  keepSpareFiles();
   new DeadMan({ directory, wardenPid: Number(wardenPid) }).run();
 }
 

@@ -52,6 +52,8 @@ const DENIAL_BYTES_MAX = 8 * 1024;
 const FEED_READS_MAX = 4;
 const WAIT_MS_MAX = 1_000;
 const AFTERLIFE_CHECK_MS = 200;
+/** How long it stays, without a run, for a disk that takes nothing. */
+const UNSAVED_MS_MAX = 600_000;
 /** Rules are changed in bursts, and the daemon reads all of them back at each word. */
 const RULES_TOLD_EVERY_MS = 100;
 /** What the next daemon must hear of the time without one. */
@@ -88,6 +90,7 @@ class Loop {
   private readonly breached = new Map<string, WardenReport>();
   private daemonLostAtMs: number | null = null;
   private afterlifeCheckAtMs = 0;
+  private lastRunAtMs = Number.NEGATIVE_INFINITY;
   private readonly lateness = createLatenessTally();
   private turningAtMs = 0;
   private rulesChanged = false;
@@ -125,7 +128,7 @@ class Loop {
 
   run(): void {
     this.report({ kind: 'ready', killRung: this.options.killRung, feed: this.feed !== null });
-    while (this.daemonLostAtMs === null || this.runs.size > 0) {
+    while (this.daemonLostAtMs === null || this.runs.size > 0 || this.hasToTell()) {
       this.flush();
       const dueAtMs = this.nextDueMs();
       this.refreshPollSet();
@@ -407,6 +410,7 @@ class Loop {
   private loseDaemon(): void {
     if (this.daemonLostAtMs !== null) return;
     this.daemonLostAtMs = bootTimeMs();
+    this.lastRunAtMs = this.daemonLostAtMs;
     this.pollSetStale = true;
     const unsent = this.outbox.drain();
     for (const report of unsent) this.keep(report);
@@ -421,8 +425,7 @@ class Loop {
       const { note } = run;
       const text = JSON.stringify(note);
       if (this.noted.get(run) === text) continue;
-      this.noted.set(run, text);
-      this.options.afterlife.note(run.runId, note);
+      if (this.options.afterlife.note(run.runId, note)) this.noted.set(run, text);
     }
   }
 
@@ -440,7 +443,14 @@ class Loop {
       this.pollSetStale = true;
     }
     this.noteRuns();
+    afterlife.save();
+    if (this.runs.size > 0) this.lastRunAtMs = now;
     for (const run of this.runs.values()) if (afterlife.takenByOther(run.runId)) this.forget(run);
+  }
+
+  /** What the disk did not take is worth staying for a while: nobody else knows it. */
+  private hasToTell(): boolean {
+    return bootTimeMs() - this.lastRunAtMs < UNSAVED_MS_MAX && !this.options.afterlife.save();
   }
 
   /** Who reads the rules back is the daemon; without one nobody could put them back. */
