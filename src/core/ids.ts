@@ -1,6 +1,9 @@
 /** A run id is `r` and 12 characters of [0-9a-z]: short enough for a bridge name, a cgroup and a terminal column. */
 export const RUN_ID_PATTERN = /^r[0-9a-z]{12}$/;
 
+/** A set of run ids, or whoever can tell whether one belongs to it at the moment of the question. */
+export type RunIds = Pick<ReadonlySet<string>, 'has'>;
+
 /** A profile name: it becomes part of labels, file names and metric labels, so nothing else is ever allowed in it. */
 export const PROFILE_NAME_PATTERN = /^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/;
 

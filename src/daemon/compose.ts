@@ -14,6 +14,7 @@ import { openLedger, type OpenedLedger } from '../ledger/ledger.ts';
 import { keyName } from '../ledger/note.ts';
 import { replayLedger, type Replay } from '../ledger/replay.ts';
 import { OOM_SCORES, protectFromOom } from '../kernel/oom.ts';
+import { keepSpareFiles } from '../kernel/spare-files.ts';
 import { CommandLines } from '../meter/command-lines.ts';
 import { takeAfterlife } from '../warden/afterlife.ts';
 import { DeadMan } from '../warden/dead-man.ts';
@@ -40,7 +41,9 @@ import { groupIdOf } from './groups.ts';
 import { lockFence } from './fence-lock.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { KnownSecrets } from './known-secrets.ts';
+import { createCleanAgain } from './clean-again.ts';
 import { removeLeftovers } from './leftovers.ts';
+import type { Cleaned } from './leftovers.ts';
 import { NoticeDesk } from './notice-desk.ts';
 import { openNotifier, type Notifier } from './notify.ts';
 import { portsFor, type HostParts } from './run-ports.ts';
@@ -83,6 +86,7 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     pino.destination({ fd: 2, sync: true }),
   );
   protectFromOom(OOM_SCORES.daemon);
+  keepSpareFiles();
   const closers: (() => Promise<void>)[] = [];
   const notifier = openNotifier(process.env, log);
   try {
@@ -267,8 +271,9 @@ async function assemble(
     bootId,
     portsFor: (run) => portsFor(run, parts),
   });
-  const adopted = new Set(table.alive().map(({ driver }) => driver.state.runId));
-  await clean(adopted, left);
+  const adopted = table.alive().length;
+  const cleanAgain = createCleanAgain({ clean: () => clean([]), log });
+  if ((await clean(left)).left.length > 0) cleanAgain.soon();
 
   const background = new AbortController();
   closers.push(async () => background.abort());
@@ -309,9 +314,14 @@ async function assemble(
     resolve: createResolver(upstreams),
     log,
   });
+  const stopCleaning = ledger.subscribe((record) => {
+    if (record.kind === 'run.cleaned' && (record['failures'] as readonly string[]).length > 0) cleanAgain.soon();
+  });
   const stopSending = sendCheckpoints({ ledger, outbox, sinkNames: Object.keys(sinks), log });
   closers.push(async () => {
     stopCounting();
+    stopCleaning();
+    cleanAgain.stop();
     stopSending();
     stopWarning();
   });
@@ -336,7 +346,7 @@ async function assemble(
         gateListening: () => gate.health().listening,
         gpus: gpus.desk,
       }),
-    collectGarbage: () => clean(new Set(table.alive().map(({ driver }) => driver.state.runId)), []),
+    collectGarbage: async () => (await clean([])).removed,
   });
   const server = createApiServer({
     service: serviceOf(supervisor, host),
@@ -348,7 +358,7 @@ async function assemble(
   });
   await server.listen();
   log.info({ socketPath, statePath, engine: engineFacts.version }, 'daemon started');
-  notifier.ready(`engine ${engineFacts.version}, ${adopted.size} runs taken over`);
+  notifier.ready(`engine ${engineFacts.version}, ${adopted} runs taken over`);
   return running({ options, config, keepRuns, server, supervisor, ledger, closers, log, notifier, failed });
 }
 
@@ -403,7 +413,7 @@ function deskOf(
   });
 }
 
-type Clean = (runIdsAlive: ReadonlySet<string>, open: Replay['open']) => Promise<readonly string[]>;
+type Clean = (open: Replay['open']) => Promise<Cleaned>;
 
 function cleanerOf(options: {
   readonly parts: HostParts;
@@ -413,18 +423,17 @@ function cleanerOf(options: {
   readonly bootId: string;
 }): Clean {
   const { parts, replay, log, table, bootId } = options;
-  const past = [...replay.open.map(({ runId }) => runId), ...replay.ended.map(({ outcome }) => outcome.runId)];
-  return async (runIdsAlive, open) => {
-    const admittedRunIds = new Set([...past, ...table.all().map(({ driver }) => driver.state.runId)]);
-    const { removed, foreign, ended } = await removeLeftovers(
-      { open, admittedRunIds, aliveRunIds: runIdsAlive },
-      { ...parts, log, bootId },
-    );
+  const past = new Set([...replay.open.map(({ runId }) => runId), ...replay.ended.map(({ outcome }) => outcome.runId)]);
+  const admittedRunIds = { has: (runId: string) => past.has(runId) || table.get(runId) !== undefined };
+  const aliveRunIds = { has: (runId: string) => table.isAlive(runId) };
+  return async (open) => {
+    const cleaned = await removeLeftovers({ open, admittedRunIds, aliveRunIds }, { ...parts, log, bootId });
+    const { removed, foreign, ended } = cleaned;
     // Whoever asks for them is told how they ended, and not first by the daemon after this one.
     for (const run of ended) table.addPast(run);
     if (removed.length > 0 || foreign.length > 0)
       parts.ledger.append({ kind: 'garbage.collected', removed, foreign }).flushed.catch(() => undefined);
-    return removed;
+    return cleaned;
   };
 }
 

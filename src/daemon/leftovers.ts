@@ -1,3 +1,4 @@
+import type { RunIds } from '../core/ids.ts';
 import { fail, messageOf } from '../core/errors.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { USAGE_NONE } from '../core/outcome.ts';
@@ -37,6 +38,8 @@ const KILL_TRY_MS = 50;
 
 export type Cleaned = {
   readonly removed: readonly string[];
+  /** What is ours and is still there, because its removal failed. */
+  readonly left: readonly string[];
   readonly foreign: readonly string[];
   /** The runs that were left open, with the outcome that they have now. */
   readonly ended: readonly EndedRun[];
@@ -46,8 +49,9 @@ export type Cleaned = {
 export async function removeLeftovers(
   known: {
     readonly open: readonly OpenRun[];
-    readonly admittedRunIds: ReadonlySet<string>;
-    readonly aliveRunIds: ReadonlySet<string>;
+    readonly admittedRunIds: RunIds;
+    /** Asked anew for each thing: a run may begin meanwhile. */
+    readonly aliveRunIds: RunIds;
   },
   parts: LeftoverParts,
 ): Promise<Cleaned> {
@@ -56,11 +60,13 @@ export async function removeLeftovers(
   const [containers, networks] = await Promise.all([engine.listContainers(LABEL_RUN), engine.listNetworks(LABEL_RUN)]);
   const todo = reconcile({ containers, networks, cgroupRunIds: cgroups.list(), ...known });
   const removed: string[] = [];
+  const left: string[] = [];
   const remove = async (what: string, work: () => Promise<void>): Promise<void> => {
     try {
       await work();
       removed.push(what);
     } catch (error) {
+      left.push(what);
       log.warn({ what, message: messageOf(error) }, 'a leftover could not be removed');
     }
   };
@@ -85,7 +91,7 @@ export async function removeLeftovers(
     ended.push({ admittedAt, outcome });
   }
   for (const what of todo.foreign) log.warn({ what }, 'carries our label and was not made by this daemon; left alone');
-  return { removed, foreign: todo.foreign, ended };
+  return { removed, left, foreign: todo.foreign, ended };
 }
 
 async function killAll(runId: string, cgroups: LeftoverCgroups): Promise<void> {

@@ -1,3 +1,4 @@
+import type { RunIds } from '../core/ids.ts';
 import { LABEL_RUN } from '../run/plan.ts';
 import type { ContainerSummary, NetworkFacts } from '../core/ports/engine.ts';
 import type { OpenRun } from '../ledger/replay.ts';
@@ -9,8 +10,8 @@ export type Found = {
   readonly cgroupRunIds: readonly string[];
   readonly open: readonly OpenRun[];
   /** Run ids that this ledger has ever admitted: alive, open or ended. */
-  readonly admittedRunIds: ReadonlySet<string>;
-  readonly aliveRunIds: ReadonlySet<string>;
+  readonly admittedRunIds: RunIds;
+  readonly aliveRunIds: RunIds;
 };
 
 export type Reconciled = {

@@ -62,6 +62,11 @@ export class RunTable {
     return this.alive().find(({ driver }) => driver.network?.address === address);
   }
 
+  isAlive(runId: string): boolean {
+    const entry = this.entries.get(runId);
+    return entry !== undefined && entry.driver.state.phase !== 'over';
+  }
+
   alive(): readonly RunEntry[] {
     return this.all().filter((entry) => entry.driver.state.phase !== 'over');
   }

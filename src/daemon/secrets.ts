@@ -1,3 +1,4 @@
+import type { RunIds } from '../core/ids.ts';
 import { constants } from 'node:fs';
 import { chmod, chown, lstat, mkdir, open, readdir, readFile, realpath, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -138,7 +139,7 @@ export class SecretStore {
   }
 
   /** Removes the secrets of every run that is not named: what a crash left. Returns their run ids. */
-  async collectGarbage(runIdsToKeep: ReadonlySet<string>): Promise<readonly string[]> {
+  async collectGarbage(runIdsToKeep: RunIds): Promise<readonly string[]> {
     const stale = (await readdir(this.folder)).filter((name) => RUN_ID_PATTERN.test(name) && !runIdsToKeep.has(name));
     for (const runId of stale) await this.unstage(runId);
     return stale;

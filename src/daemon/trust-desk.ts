@@ -1,3 +1,4 @@
+import type { RunIds } from '../core/ids.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { GateClient } from '../gate/client.ts';
@@ -45,7 +46,7 @@ export class TrustDesk {
     }
   }
 
-  collectGarbage(runIdsToKeep: ReadonlySet<string>): Promise<readonly string[]> {
+  collectGarbage(runIdsToKeep: RunIds): Promise<readonly string[]> {
     return this.store.collectGarbage(runIdsToKeep);
   }
 }

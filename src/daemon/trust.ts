@@ -1,3 +1,4 @@
+import type { RunIds } from '../core/ids.ts';
 import { chmod, lstat, mkdir, open, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { getCACertificates } from 'node:tls';
@@ -131,7 +132,7 @@ export class TrustStore {
   }
 
   /** Removes the trust of every run that is not named: what a crash left. Returns their run ids. */
-  async collectGarbage(runIdsToKeep: ReadonlySet<string>): Promise<readonly string[]> {
+  async collectGarbage(runIdsToKeep: RunIds): Promise<readonly string[]> {
     const stale = (await readdir(this.folder)).filter((name) => RUN_ID_PATTERN.test(name) && !runIdsToKeep.has(name));
     for (const runId of stale) await this.unstage(runId);
     return stale;

@@ -1,3 +1,4 @@
+import type { RunIds } from '../core/ids.ts';
 import type { ApprovalLifetime, HeldRequest } from '../core/approval.ts';
 import { fail, messageOf } from '../core/errors.ts';
 import { FENCE_SETS } from '../core/fence-names.ts';
@@ -226,7 +227,7 @@ class HostFence implements Fence {
     await this.#readEngineNetworks();
   }
 
-  async collectGarbage(runIdsToKeep: ReadonlySet<string>): Promise<readonly string[]> {
+  async collectGarbage(runIdsToKeep: RunIds): Promise<readonly string[]> {
     this.#adoptRuns();
     const ended = this.#pool.leases().filter(({ runId }) => !runIdsToKeep.has(runId));
     await Promise.all(ended.map(({ runId }) => this.#end(runId)));

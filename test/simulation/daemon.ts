@@ -1,3 +1,4 @@
+import type { RunIds } from '../../src/core/ids.ts';
 import { setImmediate as turn } from 'node:timers/promises';
 import { fail, messageOf } from '../../src/core/errors.ts';
 import type { Alert, AlertOutbox } from '../../src/core/ports/alert.ts';
@@ -357,7 +358,7 @@ function outboxOf(host: Host, alive: () => boolean): AlertOutbox {
   return { enqueue } as unknown as AlertOutbox;
 }
 
-async function collect(kept: Set<string>, keep: ReadonlySet<string>): Promise<readonly string[]> {
+async function collect(kept: Set<string>, keep: RunIds): Promise<readonly string[]> {
   const stale = [...kept].filter((runId) => !keep.has(runId));
   for (const runId of stale) kept.delete(runId);
   return stale;

@@ -1,3 +1,4 @@
+import type { RunIds } from '../ids.ts';
 import type { Denial } from '../outcome.ts';
 import type { ApprovalLifetime, HeldRequest } from '../approval.ts';
 
@@ -37,7 +38,7 @@ export type Fence = {
   /** Silences the run, forgets its grants and connections, and only then frees its /30. Idempotent. */
   disarm(runId: string): Promise<void>;
   /** Removes every grant of runs not named here: what a crash left. */
-  collectGarbage(runIdsToKeep: ReadonlySet<string>): Promise<readonly string[]>;
+  collectGarbage(runIdsToKeep: RunIds): Promise<readonly string[]>;
   /** Removes everything of ours from the host. */
   uninstall(): Promise<void>;
 };

@@ -1,0 +1,70 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { createCleanAgain } from './clean-again.ts';
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => void vi.useRealTimers());
+const SILENT = { debug: vi.fn(), info: vi.fn(), warn: vi.fn(), error: vi.fn() };
+const MINUTE = 60_000;
+
+function world(answers: readonly (readonly string[] | Error)[]) {
+  const times: number[] = [];
+  const clean = async (): Promise<{ readonly left: readonly string[] }> => {
+    const answer = answers[times.length] ?? [];
+    times.push(Date.now());
+    if (answer instanceof Error) throw answer;
+    return { left: answer };
+  };
+  return { times, again: createCleanAgain({ clean, log: SILENT }) };
+}
+
+test('it looks until nothing is left, less and less often', async () => {
+  const { times, again } = world([['network a'], new Error('no engine'), ['network a'], []]);
+  const startMs = Date.now();
+  again.soon();
+  again.soon();
+  await vi.advanceTimersByTimeAsync(60 * MINUTE);
+  expect(times.map((at) => (at - startMs) / 1_000)).toEqual([2, 6, 14, 30]);
+});
+
+test('it never waits longer than five minutes, and starts small again', async () => {
+  const { times, again } = world(Array.from({ length: 12 }, () => ['network a']));
+  again.soon();
+  await vi.advanceTimersByTimeAsync(60 * MINUTE);
+  const waits = times.slice(1).map((at, index) => at - (times[index] ?? 0));
+  expect(Math.max(...waits)).toBe(5 * MINUTE);
+  await vi.advanceTimersByTimeAsync(10 * MINUTE);
+  const before = times.length;
+  again.soon();
+  await vi.advanceTimersByTimeAsync(2_000);
+  expect(times).toHaveLength(before + 1);
+});
+
+test('what is left while it looks is looked for once more', async () => {
+  let letGo: () => void = () => undefined;
+  let times = 0;
+  const clean = async () => {
+    times += 1;
+    await new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
+    return { left: [] };
+  };
+  const again = createCleanAgain({ clean, log: SILENT });
+  again.soon();
+  await vi.advanceTimersByTimeAsync(2_000);
+  again.soon();
+  letGo();
+  await vi.advanceTimersByTimeAsync(2_000);
+  expect(times).toBe(2);
+  letGo();
+  await vi.advanceTimersByTimeAsync(60 * MINUTE);
+  expect(times).toBe(2);
+});
+
+test('it is over when it is stopped', async () => {
+  const { times, again } = world([['network a']]);
+  again.soon();
+  again.stop();
+  await vi.advanceTimersByTimeAsync(60 * MINUTE);
+  expect(times).toEqual([]);
+});
