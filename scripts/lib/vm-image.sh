@@ -4,7 +4,7 @@
 VM_MIRROR=${VM_MIRROR:-http://deb.debian.org/debian}
 # Needed to install and run the product, and what its test uses to look at it from outside.
 VM_PACKAGES=(
-  systemd systemd-sysv dbus udev linux-image-cloud-amd64 apparmor kmod iproute2 procps util-linux mount netbase
+  systemd systemd-sysv dbus udev linux-image-cloud-amd64 apparmor kmod iproute2 procps util-linux mount netbase e2fsprogs
   docker.io iptables ipset conntrack ca-certificates busybox-static dnsmasq-base openssl curl bash-completion man-db zsh
 )
 VM_DISK_SIZE=6G

@@ -4,7 +4,8 @@ import type { RunView } from '../../src/api/service.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
 import { createRandom } from '../simulation/random.ts';
 import { cli } from '../support/daemon.ts';
-import { command, docker } from '../support/lab.ts';
+import { docker } from '../support/lab.ts';
+import { processesWith } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -81,10 +82,9 @@ test(
     const { stdout } = await cli(['ledger', 'verify', '--json', '--state', world.daemon.state]);
     expect(JSON.parse(stdout)).toMatchObject({ ok: true });
     // A warden waits a minute for a launch that was on its way to the engine when its daemon died.
-    const wardens = ['-f', `warden/process.*${world.daemon.state}`];
     await until(
       'only the last daemon has a warden',
-      async () => (await command('pgrep', wardens)).stdout.trim().split('\n').length === 1,
+      () => processesWith('/warden/process.', world.daemon.state).length === 1,
       { deadlineMs: 90_000 },
     );
     const met = new Set(of('run.ended').map((record) => (record['outcome'] as { reason: string }).reason));

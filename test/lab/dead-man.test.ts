@@ -1,7 +1,8 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
 import { pidsOf } from '../../src/meter/processes.ts';
+import { childOf, isProcess, processesWith } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -15,20 +16,11 @@ const TIME_OUT = { timeout: 180_000 };
 const FOR_MS = 1_500;
 const LOST = { 'supervisor.lost': { action: 'kill', for: `${FOR_MS}ms` } };
 
-/** Processes of this daemon by the program that they run; each names the state directory. */
-function processOf(program: string): number {
-  const found = readdirSync('/proc').filter((entry) => /^\d+$/.test(entry) && isProgram(entry, program));
+/** The process of this daemon that runs a program of the warden; each names the state directory. */
+function processOf(program: 'process' | 'dead-man-process'): number {
+  const found = processesWith(`/warden/${program}.`, world.daemon.state);
   expect(found).toHaveLength(1);
-  return Number(found[0]);
-}
-
-function isProgram(pid: string, program: string): boolean {
-  try {
-    const line = readFileSync(`/proc/${pid}/cmdline`, 'latin1');
-    return line.includes(`/warden/${program}.`) && line.includes(world.daemon.state);
-  } catch {
-    return false;
-  }
+  return found[0] ?? 0;
 }
 
 const alive = (run: RunDetail): boolean => pidsOf(pathsOf(run)).length > 0;
@@ -79,24 +71,13 @@ function mayBeProtected(): boolean {
 test('the processes of the supervisor are the last that a kernel without memory ends', TIME_OUT, async () => {
   const runs = await twoRuns();
   const scoreOf = (pid: number): number => Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'latin1'));
-  const childOf = (parent: number, program: string): number => {
-    const isIt = (pid: string): boolean => {
-      try {
-        const parentIs = new RegExp(`^PPid:\\t${parent}$`, 'm').test(readFileSync(`/proc/${pid}/status`, 'latin1'));
-        return parentIs && readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes(`/${program}/process.`);
-      } catch {
-        return false;
-      }
-    };
-    return Number(readdirSync('/proc').find((entry) => /^\d+$/.test(entry) && isIt(entry)));
-  };
-  const gate = childOf(world.daemon.pid, 'gate');
+  const gate = childOf(world.daemon.pid, 'gate/process');
   const scores = {
     warden: scoreOf(processOf('process')),
     deadMan: scoreOf(processOf('dead-man-process')),
     daemon: scoreOf(world.daemon.pid),
     gate: scoreOf(gate),
-    checker: scoreOf(childOf(gate, 'checker')),
+    checker: scoreOf(childOf(gate, 'checker/process')),
     agent: scoreOf(pidsOf(pathsOf(runs.lost))[0] ?? 0),
   };
   const { agent, ...ours } = scores;
@@ -121,7 +102,7 @@ test(
     process.kill(warden, 'SIGKILL');
     await untilKilled(runs);
     await account(runs);
-    await until('the dead-man of the daemon before is gone', () => !isProgram(String(deadMan), 'dead-man-process'), {
+    await until('the dead-man of the daemon before is gone', () => !isProcess(deadMan, 'dead-man-process'), {
       deadlineMs: DEADLINE_MS,
     });
   },
@@ -142,7 +123,7 @@ test('a dead-man that dies is started again, and guards what it guarded', TIME_O
   process.kill(first, 'SIGKILL');
   await until(
     'there is another',
-    () => readdirSync('/proc').some((pid) => pid !== String(first) && isProgram(pid, 'dead-man-process')),
+    () => processesWith('/warden/dead-man-process.', world.daemon.state).some((pid) => pid !== first),
     { deadlineMs: DEADLINE_MS },
   );
   // It answers before it is asked about the next run, so it guards the first one by then.

@@ -80,6 +80,27 @@ check_egress() {
   same 'and the agent gets it' 0 "$(timeout 300 ringfence wait "$run" >/dev/null 2>&1; echo $?)"
 }
 
+# A device that is no pair cannot be taken back from the run: what counts is that the run ends.
+check_second_road() {
+  local kind
+  ip netns exec wan iptables -A INPUT -p tcp --dport 9999
+  for kind in macvlan ipvlan; do
+    docker network create --driver "$kind" --opt parent=wan0 --subnet 192.0.2.0/24 --ip-range 192.0.2.64/26 --gateway 192.0.2.2 second >/dev/null
+    docker run --rm --network second --user 10001 ringfence/vm-agent:local curl -sm 5 http://192.0.2.2:9999/
+    check "by a $kind network a plain container gets out" test "$(strays)" -gt 0
+    ip netns exec wan iptables -Z INPUT
+    launch plain sh -c 'while :; do curl -sm 1 http://192.0.2.2:9999/; done'
+    docker network connect second "$(container_of "$run")" || note 'the engine could not attach it'
+    same "a run attached to one is ended ($kind)" enforcement.lost "$(reason "$run")"
+    note "$(strays) packets of it got out"
+    check 'after no more than a few' test "$(strays)" -lt 100
+    ip netns exec wan iptables -Z INPUT
+    check 'the network can be removed' until_true docker network rm second
+  done
+}
+
+strays() { ip netns exec wan iptables -nvxL INPUT | awk '/dpt:9999/ { print $1 }'; }
+
 check_throttle_and_pause() {
   local slice
   launch slow sh -c 'while :; do :; done'
