@@ -25,8 +25,13 @@ const noticedMsMax = (): number => 1_000 * Math.max(1, (loadavg()[0] ?? 0) / cpu
 let proxy: Server;
 const open = new Set<Socket>();
 let swallowsEvents = false;
+let isAway = false;
 beforeAll(async () => {
   proxy = createServer((client) => {
+    if (isAway) {
+      client.destroy();
+      return;
+    }
     const engine = connect(lab.dockerSocket);
     let aboutEvents = false;
     for (const socket of [client, engine]) {
@@ -121,6 +126,34 @@ test('an engine that hangs holds up no kill, and a launch is refused in time', T
   expect((await world.wait(byHand.runId)).outcome.reason).toBe('killed');
   expect((await world.run({ name: 'again', command: SHELL('exit 3'), budget: LONG })).exitCode).toBe(3);
 });
+
+test('what could not be removed while the engine was away is removed when it is back', TIME_OUT, async () => {
+  const run = await start({ name: 'left-behind' });
+  isAway = true;
+  try {
+    cutEvents();
+    await world.ringfence('kill', run.runId);
+    await untilDead(run);
+    await until(
+      'its clean-up has failed',
+      async () => {
+        const cleaned = (await world.records(run.runId)).find(({ kind }) => kind === 'run.cleaned');
+        return ((cleaned?.['failures'] ?? []) as readonly string[]).length > 0;
+      },
+      { deadlineMs: DEADLINE_MS },
+    );
+    expect(await leftOf(run.runId)).not.toBe('');
+  } finally {
+    isAway = false;
+  }
+  await until('nothing of it is left', async () => (await leftOf(run.runId)) === '', { deadlineMs: DEADLINE_MS });
+  expect((await world.wait(run.runId)).outcome.reason).toBe('killed');
+});
+
+async function leftOf(runId: string): Promise<string> {
+  const filter = ['--quiet', '--filter', `label=ringfence.run=${runId}`];
+  return `${await docker('ps', '--all', ...filter)}${await docker('network', 'ls', ...filter)}`.trim();
+}
 
 describe('what somebody else does to a container', () => {
   const ACTS: readonly (readonly [string, string, (id: string) => readonly string[]])[] = [
