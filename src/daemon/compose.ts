@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { createApiServer, type ApiServer } from '../api/server.ts';
 import type { AlertOutbox } from '../core/ports/alert.ts';
 import type { Log } from '../core/ports/log.ts';
+import { LAUNCH_MS_MAX } from '../core/ports/warden.ts';
 import type { WardenReport } from '../core/ports/warden.ts';
 import { createDockerEngine, type DockerEngine } from '../engine/docker.ts';
 import { createResolver } from '../gate/upstream.ts';
@@ -274,6 +275,8 @@ async function assemble(
   const adopted = table.alive().length;
   const cleanAgain = createCleanAgain({ clean: () => clean([]), log });
   if ((await clean(left)).left.length > 0) cleanAgain.soon();
+  // What was on its way to the engine when the daemon before died may be made only now.
+  if (left.length > 0) setTimeout(() => cleanAgain.soon(), LAUNCH_MS_MAX).unref();
 
   const background = new AbortController();
   closers.push(async () => background.abort());

@@ -39,6 +39,14 @@ test('what the disk does not take is kept, and written when it does', () => {
   expect(taken()).toEqual(IDS);
 });
 
+test('without the folder nobody is left to tell', () => {
+  const afterlife = openAfterlife(directory);
+  block();
+  afterlife.record(resumed(IDS[0]), AT);
+  rmSync(directory, { recursive: true });
+  expect(afterlife.save()).toBe(true);
+});
+
 test('half a line that a full disk took costs no other one', () => {
   const afterlife = openAfterlife(directory);
   block();

@@ -2,6 +2,7 @@ import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, 
 import { join } from 'node:path';
 import type { WardenReport } from '../core/ports/warden.ts';
 import { RUN_ID_PATTERN } from '../core/ids.ts';
+import { isGone } from '../meter/counters.ts';
 import { parseNote } from './note.ts';
 import type { RunNote } from './note.ts';
 
@@ -54,8 +55,10 @@ export function openAfterlife(directory: string): Afterlife {
         append(line);
         unsaved.shift();
       }
-    } catch {
+    } catch (error) {
       isTorn = true;
+      // Without the folder there is no next daemon that could read it.
+      if (isGone(error)) unsaved.length = 0;
     }
     return unsaved.length === 0;
   };
