@@ -1,7 +1,6 @@
 import { fork } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../kernel/own-program.ts';
 import { listenForTurning } from '../core/turning.ts';
 import type { TurningListener } from '../core/turning.ts';
 import type { CheckerConfig, CheckerReport, CheckerRequest, CheckQuestion, CheckVerdict } from '../checker/messages.ts';
@@ -140,6 +139,5 @@ export function linkChecker(parts: CheckerLinkParts): CheckerLink {
 }
 
 function checkerProgram(): string {
-  // From a checkout the sources run as they are; from an installation, their build.
-  return fileURLToPath(new URL(`../checker/process${extname(import.meta.url)}`, import.meta.url));
+  return ownProgram('../checker/process', import.meta.url);
 }

@@ -1,8 +1,7 @@
 import { fork } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { extname } from 'node:path';
 import type { Stream } from 'node:stream';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../kernel/own-program.ts';
 import type { ApprovalLifetime } from '../core/approval.ts';
 import { fail } from '../core/errors.ts';
 import type { FenceGrant } from '../core/ports/fence.ts';
@@ -244,8 +243,7 @@ export function createGateClient(parts: GateClientParts): GateClient {
 }
 
 function spawnGate(wardenPipe: Stream | null): ChildProcess {
-  // From a checkout the sources run as they are; from an installation, their build.
-  const entry = fileURLToPath(new URL(`./process${extname(import.meta.url)}`, import.meta.url));
+  const entry = ownProgram('./process', import.meta.url);
   return fork(entry, [], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc', wardenPipe ?? 'ignore'],
     execArgv: [],

@@ -1,8 +1,7 @@
 import { fork } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../kernel/own-program.ts';
 import { messageOf } from '../core/errors.ts';
 import type { GpuReading, Gpus } from '../core/ports/gpu.ts';
 import type { Log } from '../core/ports/log.ts';
@@ -158,8 +157,7 @@ export async function startGpuClient(options: GpuClientOptions): Promise<Gpus> {
 }
 
 function spawnReader(): ChildProcess {
-  // From a checkout the sources run as they are; from an installation, their build.
-  const entry = fileURLToPath(new URL(`./process${extname(import.meta.url)}`, import.meta.url));
+  const entry = ownProgram('./process', import.meta.url);
   const { PATH = '', LD_LIBRARY_PATH } = process.env;
   return fork(entry, [], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

@@ -1,6 +1,5 @@
 import { fork, type ChildProcess } from 'node:child_process';
-import { extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from './own-program.ts';
 
 /**
  * Programs of the host, started by a process of their own. A fork stops the process that calls it for as long as its
@@ -26,7 +25,7 @@ export type ProgramResult = {
   readonly stderr: string;
 };
 
-const ENTRY = fileURLToPath(new URL(`./programs-process${extname(import.meta.url)}`, import.meta.url));
+const ENTRY = ownProgram('./programs-process', import.meta.url);
 /** Beyond the program's own time: who starts programs and does not answer by then stands still, and is replaced. */
 const SLACK_MS = 10_000;
 

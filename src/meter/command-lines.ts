@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { extname } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../kernel/own-program.ts';
 import type { Log } from '../core/ports/log.ts';
 import type { ProcessFacts, Warden, WardenReport, WatchPlan } from '../core/ports/warden.ts';
 import type { LookReport, LookRequest, ProcessKey } from './command-lines-look.ts';
@@ -33,7 +32,7 @@ export type CommandLinesOptions = {
   readonly program?: string;
 };
 
-const PROGRAM = fileURLToPath(new URL(`./command-lines-process${extname(import.meta.url)}`, import.meta.url));
+const PROGRAM = ownProgram('./command-lines-process', import.meta.url);
 const PACE: CommandLinesPace = { everyMs: 250, lookMsMax: 1_000, firstLookMsMax: 30_000, restartMs: 1_000 };
 /** What comes before a breach asks for a look out of turn, but not one after the other. */
 const SOON_MS_MIN = 50;

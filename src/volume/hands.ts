@@ -1,6 +1,5 @@
 import { access, open, readFile, readlink } from 'node:fs/promises';
-import { extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../kernel/own-program.ts';
 import { execa } from 'execa';
 import { ERRORS, fail, type ErrorCode } from '../core/errors.ts';
 import { printable } from '../core/text.ts';
@@ -69,7 +68,7 @@ async function systemdMountsForUs(): Promise<boolean> {
 }
 
 export async function performBySystemd(act: MountAct): Promise<void> {
-  const entry = fileURLToPath(new URL(`./process${extname(import.meta.url)}`, import.meta.url));
+  const entry = ownProgram('./process', import.meta.url);
   // Coded, because systemd expands what looks like a variable.
   const order = Buffer.from(JSON.stringify(act)).toString('base64url');
   const options = [

@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process';
 import { Socket } from 'node:net';
-import { extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../kernel/own-program.ts';
 import { assert } from '../core/assert.ts';
 import { fail } from '../core/errors.ts';
 import type { Usage } from '../core/outcome.ts';
@@ -43,7 +42,7 @@ type Waiter<T> = { resolve(value: T): void; reject(error: Error): void; readonly
 export async function startWarden(options: WardenOptions): Promise<WardenClient> {
   const { onReport, onTurning, onLost, ...given } = options;
   const config: WardenConfig = { ...given, turningEveryMs: Math.min(given.turningEveryMs ?? TURNING_MS, TURNING_MS) };
-  const entry = fileURLToPath(new URL(`./process${extname(import.meta.url)}`, import.meta.url));
+  const entry = ownProgram('./process', import.meta.url);
   const child = spawn(process.execPath, [entry, JSON.stringify(config)], {
     stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe'],
     detached: true,

@@ -1,9 +1,8 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { setTimeout as delay } from 'node:timers/promises';
+import { ownProgram } from '../kernel/own-program.ts';
 import { assert } from '../core/assert.ts';
 import { fail, messageOf } from '../core/errors.ts';
 import type { Log } from '../core/ports/log.ts';
@@ -119,7 +118,7 @@ export class DeadMan {
   }
 
   private start(): { readonly process: ChildProcess; readonly pipe: Socket } {
-    const entry = fileURLToPath(new URL(`./dead-man-process${extname(import.meta.url)}`, import.meta.url));
+    const entry = ownProgram('./dead-man-process', import.meta.url);
     const { directory, wardenPid } = this.options;
     const child = spawn(
       process.execPath,
