@@ -19,7 +19,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   fence: ['core', 'kernel', 'profile', 'policy', 'gate/client.ts'],
   gate: ['core', 'kernel', 'profile', 'policy', 'checker/messages.ts'],
   checker: ['core', 'kernel', 'profile', 'policy'],
-  volume: ['core', 'profile', 'run/mountinfo.ts'],
+  volume: ['core', 'profile', 'kernel/own-program.ts', 'run/mountinfo.ts'],
   warden: ['core', 'kernel', 'policy', 'profile', 'meter'],
   ledger: ['core', 'kernel', 'profile', 'policy', 'api/service.ts'],
   alert: ['core', 'kernel'],
