@@ -20,7 +20,8 @@ const CLEAR_LINE = '\u001b[K';
 const CLEAR_BELOW = '\u001b[J';
 /** Where nobody says how big the screen is. */
 const SIZE = { columns: 120, rows: 40 };
-const QUIT_KEYS = new Set(['q', 'Q', '\u0003', '\u0004', '\u001b']);
+const ESCAPE = '\u001b';
+const QUIT_KEYS = new Set(['q', 'Q', '\u0003', '\u0004', ESCAPE]);
 
 export function define(command: Command, invoke: Invoke): void {
   command
@@ -59,7 +60,10 @@ async function onScreen(
     stdout.write(`${HOME}${lines.map((line) => `${line}${CLEAR_LINE}`).join('\r\n')}${CLEAR_BELOW}`);
   };
   const onKey = (keys: Buffer): void => {
-    if (QUIT_KEYS.has(keys.toString('latin1'))) quit.abort();
+    const text = keys.toString('latin1');
+    // Two keys may come as one piece; those that begin with an escape are one key.
+    const pressed = text.startsWith(ESCAPE) ? [text] : [...text];
+    if (pressed.some((key) => QUIT_KEYS.has(key))) quit.abort();
   };
   const withdraw = terminal.onSignal(() => quit.abort());
   stdout.write(ENTER_SCREEN);
