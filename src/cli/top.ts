@@ -62,7 +62,7 @@ async function onScreen(
   const onKey = (keys: Buffer): void => {
     const text = keys.toString('latin1');
     // Two keys may come as one piece; those that begin with an escape are one key.
-    const pressed = text.startsWith(ESCAPE) ? [text] : [...text];
+    const pressed = text.startsWith(ESCAPE) ? [text] : text.split('');
     if (pressed.some((key) => QUIT_KEYS.has(key))) quit.abort();
   };
   const withdraw = terminal.onSignal(() => quit.abort());

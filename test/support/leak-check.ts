@@ -40,7 +40,7 @@ export async function leaksSince(
 
 async function dockerThings(): Promise<string[]> {
   const containers = await docker('ps', '--all', '--no-trunc', '--format', 'container {{.ID}} {{.Names}}');
-  const networks = await docker('network', 'ls', '--no-trunc', '--format', 'docker network {{.ID}} {{.Name}}');
+  const networks = await docker('network', 'ls', '--no-trunc', '--format', 'docker network {{.Name}}');
   const volumes = await docker('volume', 'ls', '--format', 'volume {{.Name}}');
   return [containers, networks, volumes].flatMap(lines);
 }
