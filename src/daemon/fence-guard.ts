@@ -9,8 +9,12 @@ import type { Supervisor } from './supervisor.ts';
 
 /** How often the base rules are read back while runs are alive, where the kernel does not tell that they were changed. */
 const VERIFY_INTERVAL_MS = 1_000;
-/** Between two readings in any case: a launch changes rules several times. */
-const REST_MS = 200;
+/**
+ * Between two readings in any case, because a launch changes rules several times; and twice as long as the last one took, so
+ * that a busy host does something else as well.
+ */
+const REST_MS = { min: 200, max: 800 } as const;
+const REST_PER_READING = 2;
 
 export type FenceGuardOptions = {
   readonly fence: Fence;
@@ -43,13 +47,17 @@ export class FenceGuard {
 
   async run(): Promise<void> {
     const { signal, table, fence } = this.options;
+    let restMs: number = REST_MS.min;
     while (!signal.aborted) {
-      await delay(REST_MS, undefined, { signal }).catch(() => undefined);
+      await delay(restMs, undefined, { signal }).catch(() => undefined);
       const either = AbortSignal.any([signal, this.wake.signal]);
-      await delay(VERIFY_INTERVAL_MS - REST_MS, undefined, { signal: either }).catch(() => undefined);
+      await delay(VERIFY_INTERVAL_MS - restMs, undefined, { signal: either }).catch(() => undefined);
       if (this.wake.signal.aborted) this.wake = new AbortController();
       if (signal.aborted || table.alive().length === 0) continue;
+      const startedAtMs = performance.now();
       const findings = await fenceFindings(fence);
+      const tookMs = performance.now() - startedAtMs;
+      restMs = Math.min(REST_MS.max, Math.max(REST_MS.min, REST_PER_READING * tookMs));
       if (findings.length === 0) this.verified = Date.now();
       else await this.putBack(findings);
     }

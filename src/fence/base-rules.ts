@@ -4,7 +4,7 @@ import { baseRules } from './rules.ts';
 import type { RulePiece } from './rules.ts';
 import type { RuleOptions, TableRules } from './rules/words.ts';
 import { checkSets, destroySets } from './sets.ts';
-import { applyTable, assertInstalled, compareTable, detectBackend, removeTable, saveTable } from './tables.ts';
+import { applyTable, assertInstalled, compareTable, detectBackend, removeTable, saveTables } from './tables.ts';
 import type { SavedTable } from './tables.ts';
 
 /** The base rules of this host: tables and routing, put in force, compared with what was put in force, taken away. */
@@ -48,15 +48,18 @@ export class BaseRules {
   async findings(): Promise<string[]> {
     const installed = this.#installed;
     if (installed === null) return ['the base rules have not been put in force'];
-    const tables = this.#tables.map(async (rules, index) => {
-      const saved = await saveTable(rules.family, rules.table);
-      const before = installed[index];
-      return before === undefined ? [] : compareTable(rules, saved, before);
-    });
+    const tables = Promise.all([saveTables(4), saveTables(6)]).then(([four, six]) =>
+      this.#tables.flatMap((rules, index) => {
+        const { family, table } = rules;
+        const saved = (family === 4 ? four : six).get(table) ?? { family, table, lines: [] };
+        const before = installed[index];
+        return before === undefined ? [] : compareTable(rules, saved, before);
+      }),
+    );
     const backend = backendOfBoth().then((now) =>
       now === this.#backend ? [] : [`iptables: the backend was ${this.#backend ?? ''} and is ${now}`],
     );
-    const found = await Promise.all([...tables, checkRouting(this.#options), checkSets(), backend]);
+    const found = await Promise.all([tables, checkRouting(this.#options), checkSets(), backend]);
     return found.flat();
   }
 

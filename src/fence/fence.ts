@@ -98,6 +98,11 @@ class HostFence implements Fence {
   readonly #state: FenceStateFile;
   readonly #turns = new Turns();
   readonly #purges = new Batch<FenceLease>((leases) => this.#purge(leases));
+  /** Whoever asks while the rules are being read waits for one reading more, together with all others who do. */
+  readonly #readings = new Batch<null>(async () => {
+    this.#findings = (await Promise.all([this.#rules.findings(), this.#shaper.findings()])).flat();
+  });
+  #findings: readonly string[] = [];
   readonly #runs = new Map<string, HeldRun>();
   readonly #shaper: Shaper;
   #ipset: Ipset | null = null;
@@ -132,8 +137,8 @@ class HostFence implements Fence {
   }
 
   async verify(): ReturnType<Fence['verify']> {
-    const [rules, shapes] = await Promise.all([this.#rules.findings(), this.#shaper.findings()]);
-    const findings = [...rules, ...shapes];
+    await this.#readings.add(null);
+    const findings = this.#findings;
     return findings.length === 0 ? { kind: 'in-force' } : { kind: 'broken', findings };
   }
 

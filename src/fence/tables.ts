@@ -32,6 +32,21 @@ export async function saveTable(family: 4 | 6, table: Table): Promise<SavedTable
   return { family, table, lines: saved.stdout.split('\n').filter((line) => line.startsWith('-A ')) };
 }
 
+/** All tables of a family, with one program instead of one for each. */
+export async function saveTables(family: 4 | 6): Promise<ReadonlyMap<Table, SavedTable>> {
+  const tables = new Map<Table, SavedTable>();
+  let lines: string[] = [];
+  for (const line of (await runTool(toolOf(family, '-save'), [])).split('\n')) {
+    if (line.startsWith('*')) {
+      lines = [];
+      // The names of ours are what they are asked for by; those of others are not.
+      const table = line.slice(1) as Table;
+      tables.set(table, { family, table, lines });
+    } else if (line.startsWith('-A ')) lines.push(line);
+  }
+  return tables;
+}
+
 export async function applyTable(rules: TableRules): Promise<SavedTable> {
   const before = await saveTable(rules.family, rules.table);
   const batch = [

@@ -1,4 +1,6 @@
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { runProgram } from './programs.ts';
 
@@ -36,11 +38,24 @@ test('takes no more output than asked for', async () => {
   expect(stdout.length).toBeLessThanOrEqual(BOUNDS.charsMax);
 });
 
+test('no more than eight are at work at once, and the time of the others does not run', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'programs-'));
+  const script = `touch "$0/$$"; sleep 0.4; ls "$0" | wc -l; rm "$0/$$"`;
+  const bounds = { ...BOUNDS, msMax: 2_000 };
+  const results = await Promise.all(Array.from({ length: 60 }, () => runProgram('sh', ['-c', script, folder], bounds)));
+  rmSync(folder, { recursive: true });
+  expect(results.filter(({ exitCode }) => exitCode !== 0)).toEqual([]);
+  const atWork = Math.max(...results.map(({ stdout }) => Number(stdout)));
+  expect({ some: atWork > 1, bounded: atWork <= 8 }).toEqual({ some: true, bounded: true });
+});
+
 test('a starter that dies is replaced, and whoever waited is told that nothing is known', async () => {
   const before = await starterOf();
-  const waiting = runProgram('sleep', ['5'], BOUNDS);
+  const waiting = Array.from({ length: 8 }, () => runProgram('sleep', ['5'], BOUNDS));
+  const behind = runProgram('echo', ['next'], BOUNDS);
   process.kill(before, 'SIGKILL');
-  expect(await waiting).toMatchObject({ exitCode: null, timedOut: true });
+  for (const each of await Promise.all(waiting)) expect(each).toMatchObject({ exitCode: null, timedOut: true });
+  expect(await behind).toMatchObject({ exitCode: 0, stdout: 'next' });
   const after = await starterOf();
   expect(after).not.toBe(before);
   // An order to end that reaches the whole group is not for it.

@@ -26,14 +26,21 @@ export type ProgramResult = {
 };
 
 const ENTRY = ownProgram('./programs-process', import.meta.url);
+/**
+ * A machine that has to start more than this at once starts all of them late; the others wait here, where their time does
+ * not run yet.
+ */
+const AT_ONCE_MAX = 8;
 /** Beyond the program's own time: who starts programs and does not answer by then stands still, and is replaced. */
 const SLACK_MS = 10_000;
 
-type Waiting = { readonly resolve: (result: ProgramResult) => void; readonly deadline: NodeJS.Timeout };
+type Resolve = (result: ProgramResult) => void;
+type Waiting = { readonly resolve: Resolve; readonly deadline: NodeJS.Timeout };
 
 let starter: ChildProcess | null = null;
 let lastId = 0;
 const waiting = new Map<number, Waiting>();
+const queue: { readonly order: ProgramOrder; readonly resolve: Resolve }[] = [];
 
 /** Runs a program to its end. Rejects never: what went wrong is in the result. */
 export function runProgram(
@@ -45,14 +52,24 @@ export function runProgram(
   lastId += 1;
   const order = { id: lastId, program, args, input, path: process.env['PATH'] ?? '', msMax, charsMax };
   return new Promise((resolve) => {
+    queue.push({ order, resolve });
+    sendNext();
+  });
+}
+
+function sendNext(): void {
+  while (waiting.size < AT_ONCE_MAX) {
+    const next = queue.shift();
+    if (next === undefined) return;
+    const { order, resolve } = next;
     const child = (starter ??= start());
     // Only while somebody waits for it does it keep this process alive.
     if (waiting.size === 0) child.ref();
-    waiting.set(order.id, { resolve, deadline: setTimeout(() => giveUp(child), msMax + SLACK_MS) });
+    waiting.set(order.id, { resolve, deadline: setTimeout(() => giveUp(child), order.msMax + SLACK_MS) });
     child.send(order, (error) => {
       if (error !== null) giveUp(child);
     });
-  });
+  }
 }
 
 function start(): ChildProcess {
@@ -73,6 +90,7 @@ function settle(child: ChildProcess, id: number, result: ProgramResult): void {
   clearTimeout(entry.deadline);
   if (waiting.size === 0) child.unref();
   entry.resolve(result);
+  sendNext();
 }
 
 /** Whoever waits is told that nothing is known of his program; the next order goes to another process. */
@@ -81,5 +99,7 @@ function giveUp(child: ChildProcess): void {
   starter = null;
   child.kill('SIGKILL');
   const stderr = 'the process that starts programs ended or stood still';
-  for (const id of waiting.keys()) settle(child, id, { exitCode: null, timedOut: true, stdout: '', stderr });
+  // Each place that becomes free is taken by an order for the next one, which is not meant.
+  const lost = [...waiting.keys()];
+  for (const id of lost) settle(child, id, { exitCode: null, timedOut: true, stdout: '', stderr });
 }

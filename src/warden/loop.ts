@@ -176,7 +176,8 @@ class Loop {
     }
     if (ruleNews !== null && this.daemonLostAtMs === null) {
       listen(ruleNews.fd, POLLIN, ruleNews, () => {
-        this.rulesChanged ||= ruleNews.changed();
+        // Read also while an earlier word of it waits to be told: what is not read keeps the loop turning.
+        if (ruleNews.changed()) this.rulesChanged = true;
       });
     }
     if (this.feed !== null) listen(this.feed.fd, POLLIN, this.feed, () => this.onFeed());
