@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { assertNever } from '../core/assert.ts';
 import type { ContainerFacts, Engine, EngineEvent } from '../core/ports/engine.ts';
 import type { Log } from '../core/ports/log.ts';
@@ -7,6 +8,7 @@ import { containerIdOf } from '../run/state.ts';
 import type { RunEntry, RunTable } from './run-table.ts';
 
 const DETACHED_MS = 500;
+const DETACHED = 'the network of the run was detached';
 
 export type EngineWatchParts = {
   readonly engine: Engine;
@@ -47,7 +49,7 @@ export class EngineWatch {
       case 'network-detached': {
         const own = event.network === driver.network?.bridge || event.network === networkName(runId);
         if (!own) this.drift(entry, `the container was attached to or detached from network ${event.network}`);
-        else if (event.kind === 'network-detached') this.detached(entry);
+        else if (event.kind === 'network-detached') void this.detached(entry);
         break;
       }
       default:
@@ -56,15 +58,14 @@ export class EngineWatch {
   }
 
   /**
-   * Engines from 28 on tell of the end of a container's network before that of the container. Without its network a run
-   * reaches nothing, so there is time to see which of the two it is.
+   * Engines may tell of the end of a container's network before that of the container, and a busy daemon may hear of the
+   * second one late. Without its network a run reaches nothing, so there is time to see which of the two it is.
    */
-  private detached(entry: RunEntry): void {
-    const stillThere = (): void => {
-      const { phase, empty } = entry.driver.state;
-      if (phase === 'running' && !empty) this.drift(entry, 'the network of the run was detached');
-    };
-    setTimeout(stillThere, DETACHED_MS);
+  private async detached(entry: RunEntry): Promise<void> {
+    await delay(DETACHED_MS);
+    const { phase, empty } = entry.driver.state;
+    if (phase !== 'running' || empty) return;
+    await this.compare(entry).catch(() => this.drift(entry, DETACHED));
   }
 
   private drift(entry: RunEntry, what: string): void {
@@ -80,22 +81,24 @@ export class EngineWatch {
   /** Events were lost: look at every container of ours once, for its end and for what somebody did to it. */
   private async relist(): Promise<void> {
     for (const entry of this.parts.table.alive()) {
-      const { driver } = entry;
-      const containerId = containerIdOf(driver.state);
-      if (containerId === null || driver.state.container.kind !== 'started') continue;
-      try {
-        const facts = await this.parts.engine.inspectContainer(containerId);
-        const over = facts.state === 'exited' || facts.state === 'dead';
-        if (over) driver.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
-        const what = over ? null : changeOf(entry, facts);
-        if (what !== null) this.drift(entry, what);
-      } catch (error) {
-        this.parts.log.warn(
-          { err: error, runId: driver.state.runId },
-          'container could not be inspected after a reconnect',
-        );
-      }
+      const { state } = entry.driver;
+      if (state.container.kind !== 'started') continue;
+      await this.compare(entry).catch((error: unknown) =>
+        this.parts.log.warn({ err: error, runId: state.runId }, 'container could not be inspected after a reconnect'),
+      );
     }
+  }
+
+  /** Rejects when the engine cannot tell. */
+  private async compare(entry: RunEntry): Promise<void> {
+    const { driver } = entry;
+    const containerId = containerIdOf(driver.state);
+    if (containerId === null) return;
+    const facts = await this.parts.engine.inspectContainer(containerId);
+    const over = facts.state === 'exited' || facts.state === 'dead';
+    if (over) driver.post({ kind: 'died', exitCode: facts.exitCode, oomKilledFlag: facts.oomKilledFlag });
+    const what = over ? null : changeOf(entry, facts);
+    if (what !== null) this.drift(entry, what);
   }
 }
 
@@ -105,7 +108,7 @@ function changeOf({ driver, spec }: RunEntry, facts: ContainerFacts): string | n
   const own = new Set([network?.bridge, networkName(state.runId)]);
   const foreign = facts.networks.find(({ name }) => !own.has(name));
   if (foreign !== undefined) return `the container was attached to network ${foreign.name}`;
-  if (facts.networks.length === 0) return 'the network of the run was detached';
+  if (facts.networks.length === 0) return DETACHED;
   if (facts.state === 'paused' && state.held?.action !== 'pause') return 'the container was paused';
   const pid = state.container.kind === 'started' ? state.container.pid : null;
   if (pid !== null && facts.pid !== null && facts.pid !== pid) return 'the container was started again';

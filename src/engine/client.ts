@@ -47,6 +47,8 @@ export type EngineClient = {
 const CALL_MS = 15_000;
 
 const SOCKETS_MAX = 32;
+/** For the next call; what a burst needed more is given back. */
+const SOCKETS_KEPT_MAX = 4;
 
 /** The newest API this adapter was written for, and the oldest that has private cgroup namespaces (engine 20.10). */
 const API_NEWEST = '1.51';
@@ -55,7 +57,7 @@ const API_OLDEST = '1.41';
 const ERROR_BODY_BYTES_MAX = 16 * 1024;
 
 export function createEngineClient(socketPath: string): EngineClient {
-  const agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX });
+  const agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: SOCKETS_KEPT_MAX });
   // `host` is emptied because dockerode would otherwise prefer the DOCKER_HOST of the environment to this socket.
   const { modem } = new Docker({ socketPath, host: '', protocol: 'http', agent } as Docker.DockerOptions) as {
     modem: Modem;

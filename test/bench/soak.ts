@@ -154,7 +154,13 @@ function anyKind(): Kind {
 }
 
 async function notePeaks(): Promise<void> {
-  const { counts } = await measure(daemon, (run) => runIds.has(run));
+  const looked = await measure(daemon, (run) => runIds.has(run)).catch((error: unknown) => {
+    // What is counted goes while it is counted; the looks before and after are the ones that must not fail.
+    process.stderr.write(`a look failed: ${String(error)}\n`);
+    return null;
+  });
+  if (looked === null) return;
+  const { counts } = looked;
   for (const [what, count] of counts) peaks.set(what, Math.max(count, peaks.get(what) ?? 0));
   const fault = faults.at(-1) ?? 'none';
   process.stderr.write(`${alive.size} alive, ${launched} launched, ${faults.length} faults (last: ${fault})\n`);
