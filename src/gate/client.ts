@@ -6,6 +6,7 @@ import type { ApprovalLifetime } from '../core/approval.ts';
 import { fail } from '../core/errors.ts';
 import type { FenceGrant } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
+import { whenLate } from '../core/lateness.ts';
 import { listenForTurning, SILENT_SECONDS_MAX } from '../core/turning.ts';
 import type { TurningListener } from '../core/turning.ts';
 import { StandingDecisions } from './decisions.ts';
@@ -170,19 +171,19 @@ export function createGateClient(parts: GateClientParts): GateClient {
     if (target === null || !target.connected) throw fail('FENCE_FAILED', { detail: 'the DNS gate is not running' });
     lastId += 1;
     const id = lastId;
-    let deadline: NodeJS.Timeout | undefined;
+    let deadline: ReturnType<typeof whenLate> | undefined;
     try {
       const report = await new Promise<GateReport>((resolve, reject) => {
         waiting.set(id, { resolve, reject });
-        deadline = setTimeout(() => {
+        deadline = whenLate(ANSWER_DEADLINE_MS, () => {
           reject(fail('FENCE_FAILED', { detail: `the DNS gate did not answer within ${ANSWER_DEADLINE_MS} ms` }));
-        }, ANSWER_DEADLINE_MS);
+        });
         send(target, request(id));
       });
       if (report.kind === 'refused') throw fail('FENCE_FAILED', { detail: `the DNS gate: ${report.message}` });
       return report;
     } finally {
-      clearTimeout(deadline);
+      deadline?.cancel();
       waiting.delete(id);
     }
   };

@@ -5,6 +5,7 @@ import { assert } from '../core/assert.ts';
 import { fail } from '../core/errors.ts';
 import type { Usage } from '../core/outcome.ts';
 import type { Warden, WardenReport, WardenRequest, WatchBounds, WatchPlan } from '../core/ports/warden.ts';
+import { whenLate } from '../core/lateness.ts';
 import { listenForTurning, SILENT_SECONDS_MAX, TURNING_MS } from '../core/turning.ts';
 import type { WardenConfig } from './config.ts';
 import { DENIED_NAMES_FD, REQUESTS_FD } from './config.ts';
@@ -37,7 +38,7 @@ const ANSWER_MS_MAX = 5_000;
 const STOP_MS_MAX = 2_000;
 const LINE_BYTES_MAX = 1024 * 1024;
 
-type Waiter<T> = { resolve(value: T): void; reject(error: Error): void; readonly timer: NodeJS.Timeout };
+type Waiter<T> = { resolve(value: T): void; reject(error: Error): void };
 
 export async function startWarden(options: WardenOptions): Promise<WardenClient> {
   const { onReport, onTurning, onLost, ...given } = options;
@@ -126,10 +127,10 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     if (gone !== null) reject(fail('METER_FAILED', { detail: `the warden is gone: ${gone}`, runId }));
     const detail = `the warden did not answer within ${ANSWER_MS_MAX} ms`;
-    const timer = setTimeout(() => reject(fail('METER_FAILED', { detail, runId })), ANSWER_MS_MAX);
-    register({ resolve, reject, timer });
+    const late = whenLate(ANSWER_MS_MAX, () => reject(fail('METER_FAILED', { detail, runId })));
+    register({ resolve, reject });
     return promise.finally(() => {
-      clearTimeout(timer);
+      late.cancel();
       drop();
     });
   };
