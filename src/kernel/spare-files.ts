@@ -1,5 +1,4 @@
 import { closeSync, openSync } from 'node:fs';
-import { constants } from 'node:os';
 
 /**
  * Descriptors that a process keeps for what must not fail: whoever has none left can start nothing new, but can still
@@ -34,6 +33,6 @@ export function withSpareFiles<Result>(work: () => Result): Result {
 
 /** Of Node.js or of a system call of ours. */
 export function isForWantOfFiles(error: unknown): boolean {
-  const { code, errno } = error as { readonly code?: unknown; readonly errno?: unknown };
-  return code === 'EMFILE' || code === 'ENFILE' || errno === constants.errno.EMFILE;
+  const { code } = error as { readonly code?: unknown };
+  return code === 'EMFILE' || code === 'ENFILE';
 }

@@ -4,11 +4,10 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
-import { pidsOf } from '../../src/meter/processes.ts';
 import { useBurner } from '../support/burner.ts';
 import { useShells } from '../support/agent-shell.ts';
 import { DOCS } from '../support/attack-road.ts';
-import { childOf, isProcess, processesWith } from '../support/processes.ts';
+import { childOf, isAlive, isProcess, processesWith } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -27,12 +26,6 @@ const warden = (): number => processesWith('/warden/process.', world.daemon.stat
 async function start(draft: Parameters<typeof world.launch>[0]): Promise<RunDetail> {
   const { runId } = await world.launch(draft);
   return await world.running(runId);
-}
-
-/** Seen in the kernel: the daemon may not be able to answer. */
-function isAlive(run: RunDetail): boolean {
-  const pids = run.cgroups.find((path) => path.includes('/pids/')) ?? run.cgroups[0] ?? '';
-  return pidsOf({ cpu: pids, cpuacct: pids, memory: pids, pids, freezer: null, unified: null }).length > 0;
 }
 
 const untilDead = async (run: RunDetail): Promise<void> =>

@@ -1,8 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
-import { pidsOf } from '../../src/meter/processes.ts';
-import { childOf, isProcess, processesWith } from '../support/processes.ts';
+import { childOf, isAlive, isProcess, pidsOfRun, processesWith } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -23,13 +22,6 @@ function processOf(program: 'process' | 'dead-man-process'): number {
   return found[0] ?? 0;
 }
 
-const alive = (run: RunDetail): boolean => pidsOf(pathsOf(run)).length > 0;
-
-function pathsOf(run: RunDetail): Parameters<typeof pidsOf>[0] {
-  const pids = run.cgroups.find((path) => path.includes('/pids/')) ?? run.cgroups[0] ?? '';
-  return { cpu: pids, cpuacct: pids, memory: pids, pids, freezer: null, unified: null };
-}
-
 async function twoRuns(): Promise<{ readonly lost: RunDetail; readonly kept: RunDetail }> {
   const lost = await world.launch({
     name: 'not-alone',
@@ -43,9 +35,9 @@ async function twoRuns(): Promise<{ readonly lost: RunDetail; readonly kept: Run
 
 async function untilKilled({ lost, kept }: Awaited<ReturnType<typeof twoRuns>>): Promise<void> {
   const sinceMs = performance.now();
-  await until('the dead-man ends the run', () => !alive(lost), { deadlineMs: DEADLINE_MS });
+  await until('the dead-man ends the run', () => !isAlive(lost), { deadlineMs: DEADLINE_MS });
   expect(performance.now() - sinceMs).toBeGreaterThan(FOR_MS - 500);
-  expect(alive(kept)).toBe(true);
+  expect(isAlive(kept)).toBe(true);
 }
 
 async function account({ lost, kept }: Awaited<ReturnType<typeof twoRuns>>): Promise<void> {
@@ -78,7 +70,7 @@ test('the processes of the supervisor are the last that a kernel without memory 
     daemon: scoreOf(world.daemon.pid),
     gate: scoreOf(gate),
     checker: scoreOf(childOf(gate, 'checker/process')),
-    agent: scoreOf(pidsOf(pathsOf(runs.lost))[0] ?? 0),
+    agent: scoreOf(pidsOfRun(runs.lost)[0] ?? 0),
   };
   const { agent, ...ours } = scores;
   // Less than it has is a power that this machine may keep from its root.

@@ -4,10 +4,9 @@ import { cpus, loadavg } from 'node:os';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
-import { pidsOf } from '../../src/meter/processes.ts';
 import { useBurner } from '../support/burner.ts';
 import { command, docker, lab, mark, packetsTo } from '../support/lab.ts';
-import { processesWith } from '../support/processes.ts';
+import { isAlive, processesWith } from '../support/processes.ts';
 import { PYTHON, SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -70,12 +69,8 @@ const cutEvents = (): void => {
   for (const socket of open) socket.destroy();
 };
 
-const pids = (run: RunDetail): number[] => {
-  const path = run.cgroups.find((each) => each.includes('/pids/')) ?? run.cgroups[0] ?? '';
-  return pidsOf({ cpu: path, cpuacct: path, memory: path, pids: path, freezer: null, unified: null });
-};
 const untilDead = (run: RunDetail): Promise<unknown> =>
-  until(`nothing of ${run.runId} runs`, () => pids(run).length === 0, { deadlineMs: DEADLINE_MS });
+  until(`nothing of ${run.runId} runs`, () => !isAlive(run), { deadlineMs: DEADLINE_MS });
 
 async function start(
   draft: Partial<Parameters<typeof world.launch>[0]> & { readonly name: string },

@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
-import { pidsOf } from '../../src/meter/processes.ts';
 import { useBurner } from '../support/burner.ts';
 import { useEngineProcess } from '../support/engine-process.ts';
 import { mark, packetsTo } from '../support/lab.ts';
+import { isAlive } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -20,11 +20,6 @@ const KNOCKS = SHELL(`while :; do curl -s -m 1 http://${ELSEWHERE}/; sleep 0.2; 
 async function start(draft: Parameters<typeof world.launch>[0]): Promise<RunDetail> {
   const { runId } = await world.launch(draft);
   return await world.running(runId);
-}
-
-function isAlive(run: RunDetail): boolean {
-  const pids = run.cgroups.find((path) => path.includes('/pids/')) ?? run.cgroups[0] ?? '';
-  return pidsOf({ cpu: pids, cpuacct: pids, memory: pids, pids, freezer: null, unified: null }).length > 0;
 }
 
 async function isRefused(): Promise<void> {

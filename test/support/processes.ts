@@ -1,5 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { expect } from 'vitest';
+import type { RunDetail } from '../../src/api/service.ts';
+import { pidsOf } from '../../src/meter/processes.ts';
 
 /** Programs of ours besides the daemon, by the end of the path that starts them. */
 export type OurProgram = 'warden/process' | 'warden/dead-man-process' | 'gate/process' | 'checker/process';
@@ -21,6 +23,14 @@ export function childOf(parent: number, program: OurProgram): number {
   expect(found).toHaveLength(1);
   return found[0] ?? 0;
 }
+
+/** What runs of a run, by the kernel: a daemon may not be able to answer. */
+export function pidsOfRun(run: RunDetail): readonly number[] {
+  const path = run.cgroups.find((each) => each.includes('/pids/')) ?? run.cgroups[0] ?? '';
+  return pidsOf({ cpu: path, cpuacct: path, memory: path, pids: path, freezer: null, unified: null });
+}
+
+export const isAlive = (run: RunDetail): boolean => pidsOfRun(run).length > 0;
 
 function numbers(): readonly number[] {
   return readdirSync('/proc')
