@@ -60,7 +60,8 @@ async function mountOnFolder(wanted: {
   const target = await openFolder(folder);
   try {
     await refuseOther(target, { path: folder, inode });
-    await mountImage({ image, target: fdPath(target) });
+    // The dot makes it a folder to look in: newer kernels let nothing be mounted on what is itself a link of /proc.
+    await mountImage({ image, target: `${fdPath(target)}/.` });
   } finally {
     await target.close();
   }
