@@ -37,6 +37,11 @@ const READY_MS_MAX = 10_000;
 const ANSWER_MS_MAX = 5_000;
 const STOP_MS_MAX = 2_000;
 const LINE_BYTES_MAX = 1024 * 1024;
+/**
+ * Half of what the warden's heap takes for young objects. V8 gives such memory back between two turns of its own loop,
+ * and the warden has one loop, which never ends: what it once took it keeps.
+ */
+const YOUNG_MIB_MAX = 4;
 
 type Waiter<T> = { resolve(value: T): void; reject(error: Error): void };
 
@@ -44,7 +49,7 @@ export async function startWarden(options: WardenOptions): Promise<WardenClient>
   const { onReport, onTurning, onLost, ...given } = options;
   const config: WardenConfig = { ...given, turningEveryMs: Math.min(given.turningEveryMs ?? TURNING_MS, TURNING_MS) };
   const entry = ownProgram('./process', import.meta.url);
-  const child = spawn(process.execPath, [entry, JSON.stringify(config)], {
+  const child = spawn(process.execPath, [`--max-semi-space-size=${YOUNG_MIB_MAX}`, entry, JSON.stringify(config)], {
     stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe'],
     detached: true,
   });

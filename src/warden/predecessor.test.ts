@@ -12,12 +12,12 @@ afterEach(() => {
 });
 
 /** A process with the command line of a warden, stopped as a hanging one is. */
-async function stopped(entry: string, directory: string): Promise<ChildProcess> {
+async function stopped(entry: string, directory: string, nodeOptions: readonly string[] = []): Promise<ChildProcess> {
   const folder = mkdtempSync(join(tmpdir(), 'predecessor-'));
   const file = join(folder, entry);
   mkdirSync(join(file, '..'), { recursive: true });
   writeFileSync(file, 'console.log("on"); setInterval(() => undefined, 1_000);');
-  const child = spawn(process.execPath, [file, JSON.stringify({ directory })], {
+  const child = spawn(process.execPath, [...nodeOptions, file, JSON.stringify({ directory })], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   cleanups.push(() => {
@@ -29,8 +29,11 @@ async function stopped(entry: string, directory: string): Promise<ChildProcess> 
   return child;
 }
 
-test('ends a warden of the same directory that stands still', async () => {
-  const child = await stopped('warden/process.js', '/state/warden');
+test.each([
+  ['of this release', ['--max-semi-space-size=4']],
+  ['of a release that gave Node.js no options', []],
+])('ends a warden %s of the same directory that stands still', async (_what, nodeOptions) => {
+  const child = await stopped('warden/process.js', '/state/warden', nodeOptions);
   const ended = once(child, 'exit');
   expect(endPredecessor({ pid: child.pid ?? null, directory: '/state/warden' })).toBe(true);
   expect(await ended).toEqual([null, 'SIGKILL']);

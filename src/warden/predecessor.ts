@@ -20,7 +20,8 @@ export function endPredecessor(options: { readonly pid: number | null; readonly 
 /** By its own command line, because the number in a file may belong to anybody by now. */
 function isWarden(pid: number, directory: string): boolean {
   try {
-    const [, entry = '', config = ''] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+    // Options of Node.js stand before them, and an empty word behind.
+    const [entry = '', config = ''] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(-3);
     if (!/\/warden\/process\.[jt]s$/.test(entry)) return false;
     return (JSON.parse(config) as { directory?: unknown }).directory === directory;
   } catch {

@@ -72,7 +72,7 @@ reason() { api "runs/$1/wait" -X POST | grep -o '"reason":"[a-z.]*"' | head -n 1
 
 alive() { api "runs/$1" | grep -q '"phase":"running"'; }
 main_pid() { systemctl show -P MainPID ringfenced.service; }
-warden_pids() { pgrep -f '^/opt/ringfence[^ ]*/bin/node [^ ]*/warden/process.js'; }
+warden_pids() { pgrep -f '^/opt/ringfence[^ ]*/bin/node ([^ ]* )?[^ ]*/warden/process.js'; }
 answers() { api health; }
 container_of() { docker ps -q --no-trunc --filter "label=ringfence.run=$1"; }
 init_of() { docker inspect --format '{{.State.Pid}}' "$(container_of "$1")"; }
