@@ -40,6 +40,7 @@ import { EngineWatch } from './engine-watch.ts';
 import { askingRun, decidersOf, runAt } from './asking.ts';
 import { groupIdOf } from './groups.ts';
 import { lockFence } from './fence-lock.ts';
+import { createIdleMemory } from './idle-memory.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { KnownSecrets } from './known-secrets.ts';
 import { createCleanAgain } from './clean-again.ts';
@@ -317,14 +318,18 @@ async function assemble(
     resolve: createResolver(upstreams),
     log,
   });
+  const idleMemory = createIdleMemory({ isIdle: () => table.alive().length === 0 });
   const stopCleaning = ledger.subscribe((record) => {
-    if (record.kind === 'run.cleaned' && (record['failures'] as readonly string[]).length > 0) cleanAgain.soon();
+    if (record.kind !== 'run.cleaned') return;
+    if ((record['failures'] as readonly string[]).length > 0) cleanAgain.soon();
+    idleMemory.runCleaned();
   });
   const stopSending = sendCheckpoints({ ledger, outbox, sinkNames: Object.keys(sinks), log });
   closers.push(async () => {
     stopCounting();
     stopCleaning();
     cleanAgain.stop();
+    idleMemory.stop();
     stopSending();
     stopWarning();
   });
