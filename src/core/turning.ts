@@ -6,6 +6,12 @@ export const TURNING_MS = 1_000;
 const SILENT_TURNS_MAX = 15;
 export const SILENT_SECONDS_MAX = (SILENT_TURNS_MAX * TURNING_MS) / 1_000;
 
+/** A child process with a channel. */
+type Speaking = {
+  on(event: 'message', listener: () => void): unknown;
+  once(event: 'exit', listener: () => void): unknown;
+};
+
 export type TurningListener = {
   /** It said something, whatever it was. */
   heard(): void;
@@ -30,4 +36,11 @@ export function listenForTurning(onStill: () => void): TurningListener {
     },
     stop: () => clearInterval(timer),
   };
+}
+
+/** The same for a child of whom every message counts, until it ends. */
+export function listenToChild(child: Speaking, onStill: () => void): void {
+  const listener = listenForTurning(onStill);
+  child.on('message', () => listener.heard());
+  child.once('exit', () => listener.stop());
 }

@@ -29,14 +29,18 @@ export async function saveTable(family: 4 | 6, table: Table): Promise<SavedTable
       hint: `load the module with \`modprobe ip${family === 6 ? '6' : ''}table_${table}\``,
     });
   }
-  return { family, table, lines: saved.stdout.split('\n').filter((line) => line.startsWith('-A ')) };
+  return tablesIn(saved.stdout, family).get(table) ?? { family, table, lines: [] };
 }
 
 /** All tables of a family, with one program instead of one for each. */
 export async function saveTables(family: 4 | 6): Promise<ReadonlyMap<Table, SavedTable>> {
+  return tablesIn(await runTool(toolOf(family, '-save'), []), family);
+}
+
+function tablesIn(saved: string, family: 4 | 6): ReadonlyMap<Table, SavedTable> {
   const tables = new Map<Table, SavedTable>();
   let lines: string[] = [];
-  for (const line of (await runTool(toolOf(family, '-save'), [])).split('\n')) {
+  for (const line of saved.split('\n')) {
     if (line.startsWith('*')) {
       lines = [];
       // The names of ours are what they are asked for by; those of others are not.

@@ -1,8 +1,7 @@
 import { fork } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { ownProgram } from '../kernel/own-program.ts';
-import { listenForTurning } from '../core/turning.ts';
-import type { TurningListener } from '../core/turning.ts';
+import { listenToChild } from '../core/turning.ts';
 import type { CheckerConfig, CheckerReport, CheckerRequest, CheckQuestion, CheckVerdict } from '../checker/messages.ts';
 
 /**
@@ -88,14 +87,9 @@ export function linkChecker(parts: CheckerLinkParts): CheckerLink {
       });
       child = made;
       let isListening = false;
-      let listener: TurningListener | null = null;
       made.on('error', (error) => starting.reject(error));
-      made.on('message', (message) => {
-        listener?.heard();
-        receive(message as CheckerReport, starting);
-      });
+      made.on('message', (message) => receive(message as CheckerReport, starting));
       made.once('exit', (exitCode, signal) => {
-        listener?.stop();
         const detail = `the checker ended (${signal ?? `exit code ${exitCode}`})`;
         starting.reject(new Error(`${detail} before it listened`));
         if (isListening) parts.onLost(detail);
@@ -107,7 +101,7 @@ export function linkChecker(parts: CheckerLinkParts): CheckerLink {
       try {
         await starting.promise;
         isListening = true;
-        listener = listenForTurning(() => made.kill('SIGKILL'));
+        listenToChild(made, () => made.kill('SIGKILL'));
       } catch (error) {
         made.kill('SIGKILL');
         throw error;

@@ -7,8 +7,7 @@ import { fail } from '../core/errors.ts';
 import type { FenceGrant } from '../core/ports/fence.ts';
 import type { Log } from '../core/ports/log.ts';
 import { whenLate } from '../core/lateness.ts';
-import { listenForTurning, SILENT_SECONDS_MAX } from '../core/turning.ts';
-import type { TurningListener } from '../core/turning.ts';
+import { listenToChild, SILENT_SECONDS_MAX } from '../core/turning.ts';
 import { StandingDecisions } from './decisions.ts';
 import type { GateConfig, GateGrant, GateReport, GateRequest, GateStats } from './messages.ts';
 import type { NameRequest } from './verdict.ts';
@@ -96,16 +95,14 @@ export function createGateClient(parts: GateClientParts): GateClient {
         made.kill('SIGKILL');
       }, START_DEADLINE_MS);
       let failure = 'the DNS gate ended before it listened';
-      let listener: TurningListener | null = null;
       made.on('message', (message) => {
-        listener?.heard();
         // Our own program wrote it; the channel is a private socket pair.
         const report = message as GateReport;
         switch (report.kind) {
           case 'listening':
             clearTimeout(deadline);
             listening = true;
-            listener = listenForTurning(() => {
+            listenToChild(made, () => {
               parts.log.error({ seconds: SILENT_SECONDS_MAX }, 'the DNS gate stood still and is ended');
               made.kill('SIGKILL');
             });
@@ -130,7 +127,6 @@ export function createGateClient(parts: GateClientParts): GateClient {
       });
       made.once('exit', (exitCode, signal) => {
         clearTimeout(deadline);
-        listener?.stop();
         if (child === made) child = null;
         const wasListening = listening;
         listening = false;

@@ -23,11 +23,6 @@ const READINGS_MS = 5_000;
 const quiet = (name: string) => ({ name, command: SHELL('exec sleep 600'), budget: { wall: '10m' } });
 const warden = (): number => processesWith('/warden/process.', world.daemon.state)[0] ?? 0;
 
-async function start(draft: Parameters<typeof world.launch>[0]): Promise<RunDetail> {
-  const { runId } = await world.launch(draft);
-  return await world.running(runId);
-}
-
 const untilDead = async (run: RunDetail): Promise<void> =>
   void (await until(`${run.profile} is dead`, () => !isAlive(run), { deadlineMs: DEADLINE_MS }));
 
@@ -72,7 +67,7 @@ const CLIENTS = 20;
 
 describe('without descriptors', () => {
   test('the daemon tells nothing and starts nothing, and every run is held as before', TIME_OUT, async () => {
-    const [kept, burning] = [await start(quiet('kept')), await start(burner.draft('burning-daemon'))];
+    const [kept, burning] = [await world.start(quiet('kept')), await world.start(burner.draft('burning-daemon'))];
     const profile = world.writeProfile(quiet('late'));
     const unbind = bindDescriptors(world.daemon.pid);
     const leave = occupy(world.daemon.socket);
@@ -98,7 +93,7 @@ describe('without descriptors', () => {
   });
 
   test('the warden takes no run more, and holds those that it has', TIME_OUT, async () => {
-    const [kept, burning] = [await start(quiet('kept')), await start(burner.draft('burning-warden'))];
+    const [kept, burning] = [await world.start(quiet('kept')), await world.start(burner.draft('burning-warden'))];
     const unbind = bindDescriptors(warden());
     try {
       const refused = await world.daemon.cli(['run', world.writeProfile(quiet('late'))]);
@@ -117,7 +112,7 @@ describe('without descriptors', () => {
 
 describe('standing still', () => {
   test('the daemon keeps no budget from its kill, and tells of it afterwards', TIME_OUT, async () => {
-    const burning = await start(burner.draft('burning-stopped'));
+    const burning = await world.start(burner.draft('burning-stopped'));
     const { pid } = world.daemon;
     process.kill(pid, 'SIGSTOP');
     try {
@@ -131,7 +126,7 @@ describe('standing still', () => {
   });
 
   test('the warden is missed, and what it held is ended', TIME_OUT, async () => {
-    const held = await start(quiet('held'));
+    const held = await world.start(quiet('held'));
     process.kill(warden(), 'SIGSTOP');
     expect((await world.wait(held.runId)).outcome).toMatchObject({ reason: 'enforcement.lost' });
     await world.daemon.stop();
@@ -169,7 +164,7 @@ test(
   'on a disk that takes nothing a daemon does not start, and a kill of that time is told by the next',
   TIME_OUT,
   async () => {
-    const held = await start({ ...quiet('held'), budget: { wall: '40s' } });
+    const held = await world.start({ ...quiet('held'), budget: { wall: '40s' } });
     await world.daemon.crash();
     execFileSync('mount', ['-o', 'remount,ro', world.daemon.state]);
     try {

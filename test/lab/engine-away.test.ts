@@ -75,8 +75,7 @@ const untilDead = (run: RunDetail): Promise<unknown> =>
 async function start(
   draft: Partial<Parameters<typeof world.launch>[0]> & { readonly name: string },
 ): Promise<RunDetail> {
-  const { runId } = await world.launch({ command: SHELL('exec sleep 600'), budget: LONG, ...draft });
-  return await world.running(runId);
+  return await world.start({ command: SHELL('exec sleep 600'), budget: LONG, ...draft });
 }
 
 async function firstRecord(

@@ -1,5 +1,4 @@
 import { describe, expect, test } from 'vitest';
-import type { RunDetail } from '../../src/api/service.ts';
 import { useBurner } from '../support/burner.ts';
 import { useEngineProcess } from '../support/engine-process.ts';
 import { mark, packetsTo } from '../support/lab.ts';
@@ -17,11 +16,6 @@ const ELSEWHERE = '203.0.113.192';
 const ENDS_IN_ORDER = SHELL('trap "exit 5" TERM; while :; do sleep 0.2; done');
 const KNOCKS = SHELL(`while :; do curl -s -m 1 http://${ELSEWHERE}/; sleep 0.2; done`);
 
-async function start(draft: Parameters<typeof world.launch>[0]): Promise<RunDetail> {
-  const { runId } = await world.launch(draft);
-  return await world.running(runId);
-}
-
 async function isRefused(): Promise<void> {
   const refused = await world.daemon.cli(['run', world.writeProfile({ name: 'late', command: SHELL('true') })]);
   expect(refused).toMatchObject({ exitCode: 125, stdout: '' });
@@ -38,7 +32,7 @@ describe('an engine whose containers end with it', () => {
     '%s: its runs end, and are told with what is known',
     TIME_OUT,
     async (signal) => {
-      const run = await start({
+      const run = await world.start({
         name: `held-${signal.toLowerCase()}`,
         command: ENDS_IN_ORDER,
         budget: { wall: '10m' },
@@ -64,8 +58,8 @@ test('an agent that outlives its engine is held without it and after it', TIME_O
   await engine.start({ liveRestore: true });
   const since = await mark();
   const [kept, burning] = [
-    await start({ name: 'outlives', command: KNOCKS, budget: { wall: '10m' } }),
-    await start(burner.draft('burns-alone')),
+    await world.start({ name: 'outlives', command: KNOCKS, budget: { wall: '10m' } }),
+    await world.start(burner.draft('burns-alone')),
   ];
   await engine.end('SIGKILL');
   burner.burn('burns-alone');

@@ -22,7 +22,9 @@ export type Supervised = {
   runFile(path: string): Promise<FinishedRun>;
   /** Starts it and comes back at once with the run. */
   launch(draft: ProfileDraft): Promise<RunView>;
-  /** Waits until it is verified and running; a run id, or the name of a profile with one run. */
+  /** Starts it and waits until it is verified and running. */
+  start(draft: ProfileDraft): Promise<RunDetail>;
+  /** The same for one that was launched: a run id, or the name of a profile with one run. */
   running(reference: string): Promise<RunDetail>;
   /** The outcome of a run that was launched. */
   wait(runId: string): Promise<FinishedRun>;
@@ -115,6 +117,19 @@ export function useSupervised(options: Pick<DaemonOptions, 'config' | 'stateByte
     }
   }
 
+  const launch = async (draft: ProfileDraft): Promise<RunView> =>
+    await json<RunView>('run', '--detach', writeProfile(draft));
+  const running = async (reference: string): Promise<RunDetail> =>
+    await until(
+      `${reference} runs`,
+      async () => {
+        const { exitCode, stdout } = await daemon.cli(['inspect', reference, '--json']);
+        const run = exitCode === 0 ? (JSON.parse(stdout) as RunDetail) : null;
+        return run?.phase === 'running' ? run : null;
+      },
+      { deadlineMs: START_MS_MAX },
+    );
+
   return {
     get daemon() {
       return daemon;
@@ -127,17 +142,9 @@ export function useSupervised(options: Pick<DaemonOptions, 'config' | 'stateByte
     ringfence,
     run: async (draft) => await finish(['run', writeProfile(draft)]),
     runFile: async (path) => await finish(['run', path]),
-    launch: async (draft) => await json<RunView>('run', '--detach', writeProfile(draft)),
-    running: async (reference) =>
-      await until(
-        `${reference} runs`,
-        async () => {
-          const { exitCode, stdout } = await daemon.cli(['inspect', reference, '--json']);
-          const run = exitCode === 0 ? (JSON.parse(stdout) as RunDetail) : null;
-          return run?.phase === 'running' ? run : null;
-        },
-        { deadlineMs: START_MS_MAX },
-      ),
+    launch,
+    start: async (draft) => await running((await launch(draft)).runId),
+    running,
     wait: async (runId) => await finish(['wait', runId]),
     incident: async (id) => await json<Incident>('incident', id),
     incidentsOf: async (profile) =>
