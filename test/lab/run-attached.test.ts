@@ -177,7 +177,8 @@ describe('a signal', () => {
     await says(program, 'ready');
     program.child.kill('SIGINT');
     program.child.kill('SIGTERM');
-    expect(await program.exit).toBe(143);
+    // Now and then a process hears the second of two signals first.
+    expect([128 + 2, 128 + 15]).toContain(await program.exit);
     expect(program.stderr()).toMatch(/stopping r.*\n.*ended by stopped/);
   });
 
