@@ -65,6 +65,10 @@ it('says how late it was when it was kept from looking', async () => {
   fixture = await startFixture();
   run = await makeRun('v1');
   await launch(fixture, run, { script: 'sleep 30', plan: {} });
+  // Only what waits has a moment to be late for: it answers, and then it waits.
+  fixture.warden.send({ kind: 'sample', runId: run.runId });
+  await untilReport(fixture, 'sampled', run.runId);
+  await until('it waits', () => stateOf(fixture.warden.pid) === 'S', { deadlineMs: 5_000 });
   const stoppedAtMs = bootTimeMs();
   process.kill(fixture.warden.pid, 'SIGSTOP');
   await until('more than the longest wait has passed', () => bootTimeMs() - stoppedAtMs > 1_600, { deadlineMs: 5_000 });
