@@ -18,7 +18,7 @@ export function createIdleMemory(parts: {
   readonly isIdle: () => boolean;
   readonly collect?: () => Promise<void>;
 }): IdleMemory {
-  const { isIdle, collect = collectAll() } = parts;
+  const { isIdle, collect = collectAll } = parts;
   let timer: NodeJS.Timeout | undefined;
   return {
     runCleaned: () => {
@@ -32,9 +32,9 @@ export function createIdleMemory(parts: {
 }
 
 /** What `node --expose-gc` puts into every context is here put into one that nobody else sees. */
-function collectAll(): () => Promise<void> {
+async function collectAll(): Promise<void> {
   setFlagsFromString('--expose-gc');
   const gc = runInNewContext('gc') as (options: object) => Promise<void>;
   setFlagsFromString('--no-expose-gc');
-  return async () => await gc({ type: 'major', execution: 'async', flavor: 'last-resort' });
+  await gc({ type: 'major', execution: 'async', flavor: 'last-resort' });
 }
