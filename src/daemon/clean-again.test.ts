@@ -61,6 +61,46 @@ test('what is left while it looks is looked for once more', async () => {
   expect(times).toBe(2);
 });
 
+test('it looks at once when the engine is back, and then starts small', async () => {
+  const { times, again } = world([['a'], ['a'], ['a'], ['a'], ['a'], []]);
+  again.soon();
+  await vi.advanceTimersByTimeAsync(20_000);
+  const backMs = Date.now();
+  const before = times.length;
+  again.engineBack();
+  await vi.advanceTimersByTimeAsync(60 * MINUTE);
+  expect(times.slice(before).map((at) => (at - backMs) / 1_000)).toEqual([0, 2, 6]);
+});
+
+test('an engine that is back while it looks is not asked by two at a time', async () => {
+  let letGo: (left: readonly string[]) => void = () => undefined;
+  let times = 0;
+  const clean = async (): Promise<{ readonly left: readonly string[] }> => {
+    times += 1;
+    return await new Promise((resolve) => {
+      letGo = (left) => resolve({ left });
+    });
+  };
+  const again = createCleanAgain({ clean, log: SILENT });
+  again.soon();
+  await vi.advanceTimersByTimeAsync(2_000);
+  again.engineBack();
+  expect(times).toBe(1);
+  letGo(['a']);
+  await vi.advanceTimersByTimeAsync(2_000);
+  expect(times).toBe(2);
+  letGo([]);
+  await vi.advanceTimersByTimeAsync(60 * MINUTE);
+  expect(times).toBe(2);
+});
+
+test('an engine that is back has nothing to do with nothing left', async () => {
+  const { times, again } = world([]);
+  again.engineBack();
+  await vi.advanceTimersByTimeAsync(60 * MINUTE);
+  expect(times).toEqual([]);
+});
+
 test('it is over when it is stopped', async () => {
   const { times, again } = world([['network a']]);
   again.soon();

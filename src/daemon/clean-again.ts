@@ -10,6 +10,8 @@ const LATER_MS_MAX = 300_000;
 export type CleanAgain = {
   /** Something was left. */
   soon(): void;
+  /** The engine is back: what is left need not wait as long as it has come to. */
+  engineBack(): void;
   stop(): void;
 };
 
@@ -19,6 +21,7 @@ export function createCleanAgain(parts: {
 }): CleanAgain {
   const { clean, log } = parts;
   let timer: NodeJS.Timeout | null = null;
+  let looking = false;
   let waitMs = FIRST_MS;
   let stopped = false;
   /** Left while the others are being removed: nobody knows whether these were among them. */
@@ -30,6 +33,8 @@ export function createCleanAgain(parts: {
     waitMs = Math.min(waitMs * 2, LATER_MS_MAX);
   };
   const look = async (): Promise<void> => {
+    timer = null;
+    looking = true;
     more = false;
     const isDone = await clean().then(
       ({ left }) => left.length === 0,
@@ -38,14 +43,20 @@ export function createCleanAgain(parts: {
         return false;
       },
     );
-    timer = null;
+    looking = false;
     if (isDone) waitMs = FIRST_MS;
     if (!isDone || more) wait();
   };
   return {
     soon: () => {
       more = true;
-      if (timer === null) wait();
+      if (timer === null && !looking) wait();
+    },
+    engineBack: () => {
+      waitMs = FIRST_MS;
+      if (timer === null) return;
+      clearTimeout(timer);
+      void look();
     },
     stop: () => {
       stopped = true;
