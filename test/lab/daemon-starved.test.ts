@@ -7,7 +7,7 @@ import type { RunDetail } from '../../src/api/service.ts';
 import { useBurner } from '../support/burner.ts';
 import { useShells } from '../support/agent-shell.ts';
 import { DOCS } from '../support/attack-road.ts';
-import { childOf, isAlive, isProcess, processesWith } from '../support/processes.ts';
+import { childOf, isAlive, isProcess, processesWith, untilDead } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -22,9 +22,6 @@ const READINGS_MS = 5_000;
 
 const quiet = (name: string) => ({ name, command: SHELL('exec sleep 600'), budget: { wall: '10m' } });
 const warden = (): number => processesWith('/warden/process.', world.daemon.state)[0] ?? 0;
-
-const untilDead = async (run: RunDetail): Promise<void> =>
-  void (await until(`${run.profile} is dead`, () => !isAlive(run), { deadlineMs: DEADLINE_MS }));
 
 async function endByHand(...runs: readonly RunDetail[]): Promise<void> {
   for (const { runId } of runs) {

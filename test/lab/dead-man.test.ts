@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
-import { childOf, isAlive, isProcess, pidsOfRun, processesWith } from '../support/processes.ts';
+import { childOf, isAlive, isProcess, pidsOfRun, processesWith, untilDead } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -23,19 +23,19 @@ function processOf(program: 'process' | 'dead-man-process'): number {
 }
 
 async function twoRuns(): Promise<{ readonly lost: RunDetail; readonly kept: RunDetail }> {
-  const lost = await world.launch({
+  const lost = await world.start({
     name: 'not-alone',
     command: SHELL('exec sleep 300'),
     on: LOST,
     budget: { wall: '5m' },
   });
-  const kept = await world.launch({ name: 'alone', command: SHELL('exec sleep 300'), budget: { wall: '5m' } });
-  return { lost: await world.running(lost.runId), kept: await world.running(kept.runId) };
+  const kept = await world.start({ name: 'alone', command: SHELL('exec sleep 300'), budget: { wall: '5m' } });
+  return { lost, kept };
 }
 
 async function untilKilled({ lost, kept }: Awaited<ReturnType<typeof twoRuns>>): Promise<void> {
   const sinceMs = performance.now();
-  await until('the dead-man ends the run', () => !isAlive(lost), { deadlineMs: DEADLINE_MS });
+  await untilDead(lost);
   expect(performance.now() - sinceMs).toBeGreaterThan(FOR_MS - 500);
   expect(isAlive(kept)).toBe(true);
 }
@@ -119,8 +119,7 @@ test('a dead-man that dies is started again, and guards what it guarded', TIME_O
     { deadlineMs: DEADLINE_MS },
   );
   // It answers before it is asked about the next run, so it guards the first one by then.
-  const next = await world.launch({ name: 'next', command: SHELL('exec sleep 300'), on: LOST, budget: { wall: '5m' } });
-  await world.running(next.runId);
+  const next = await world.start({ name: 'next', command: SHELL('exec sleep 300'), on: LOST, budget: { wall: '5m' } });
   await world.ringfence('kill', next.runId);
   await world.wait(next.runId);
   const warden = processOf('process');

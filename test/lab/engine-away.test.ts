@@ -6,7 +6,7 @@ import type { RunDetail } from '../../src/api/service.ts';
 import type { LedgerRecord } from '../../src/core/ports/record.ts';
 import { useBurner } from '../support/burner.ts';
 import { command, docker, lab, mark, packetsTo } from '../support/lab.ts';
-import { isAlive, processesWith } from '../support/processes.ts';
+import { processesWith, untilDead } from '../support/processes.ts';
 import { PYTHON, SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -68,9 +68,6 @@ afterAll(async () => {
 const cutEvents = (): void => {
   for (const socket of open) socket.destroy();
 };
-
-const untilDead = (run: RunDetail): Promise<unknown> =>
-  until(`nothing of ${run.runId} runs`, () => !isAlive(run), { deadlineMs: DEADLINE_MS });
 
 async function start(
   draft: Partial<Parameters<typeof world.launch>[0]> & { readonly name: string },

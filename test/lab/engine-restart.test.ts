@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { useBurner } from '../support/burner.ts';
 import { useEngineProcess } from '../support/engine-process.ts';
 import { mark, packetsTo } from '../support/lab.ts';
-import { isAlive } from '../support/processes.ts';
+import { isAlive, untilDead } from '../support/processes.ts';
 import { SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
@@ -63,7 +63,7 @@ test('an agent that outlives its engine is held without it and after it', TIME_O
   ];
   await engine.end('SIGKILL');
   burner.burn('burns-alone');
-  await until('it is dead', () => !isAlive(burning), { deadlineMs: DEADLINE_MS });
+  await untilDead(burning);
   await isRefused();
   await engine.start({ liveRestore: true });
   expect((await world.wait(burning.runId)).outcome).toMatchObject({ reason: 'budget.cpu', rule: 'budget.cpu' });

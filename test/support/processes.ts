@@ -2,6 +2,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { expect } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
 import { pidsOf } from '../../src/meter/processes.ts';
+import { until } from './until.ts';
+
+const DEAD_MS_MAX = 60_000;
 
 /** Programs of ours besides the daemon, by the end of the path that starts them. */
 export type OurProgram = 'warden/process' | 'warden/dead-man-process' | 'gate/process' | 'checker/process';
@@ -31,6 +34,10 @@ export function pidsOfRun(run: RunDetail): readonly number[] {
 }
 
 export const isAlive = (run: RunDetail): boolean => pidsOfRun(run).length > 0;
+
+export async function untilDead(run: RunDetail): Promise<void> {
+  await until(`nothing of ${run.runId} (${run.profile}) runs`, () => !isAlive(run), { deadlineMs: DEAD_MS_MAX });
+}
 
 function numbers(): readonly number[] {
   return readdirSync('/proc')
