@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
 import type { Denial } from '../../src/core/outcome.ts';
 import { dnsQueriesSeen, docker, lab, mark, observed, packetsArrived, type Mark } from '../support/lab.ts';
-import { PYTHON, useSupervised } from '../support/supervised.ts';
+import { PYTHON, SHELL, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
 /**
@@ -43,7 +43,8 @@ afterEach(async () => {
 });
 
 async function openShell(name: string): Promise<Shell> {
-  const path = supervised.writeProfile({ name, command: ['sh'], egress: EGRESS, ...LENIENT });
+  // One stream, so that an error comes before the word that its line is done.
+  const path = supervised.writeProfile({ name, command: SHELL('exec sh 2>&1'), egress: EGRESS, ...LENIENT });
   const child: ChildProcess = supervised.daemon.spawnCli(['run', path], { stdio: 'pipe' });
   let output = '';
   child.stdout?.on('data', (chunk: Buffer) => (output += chunk.toString('utf8')));
