@@ -61,6 +61,7 @@ export function createCleanAgain(parts: {
     stop: () => {
       stopped = true;
       if (timer !== null) clearTimeout(timer);
+      timer = null;
     },
   };
 }

@@ -43,7 +43,7 @@ import { lockFence } from './fence-lock.ts';
 import { createIdleMemory } from './idle-memory.ts';
 import { IncidentDesk } from './incident-desk.ts';
 import { KnownSecrets } from './known-secrets.ts';
-import { createCleanAgain, type CleanAgain } from './clean-again.ts';
+import { createCleanAgain } from './clean-again.ts';
 import { removeLeftovers } from './leftovers.ts';
 import type { Cleaned } from './leftovers.ts';
 import { NoticeDesk } from './notice-desk.ts';
@@ -284,11 +284,7 @@ async function assemble(
   const failed = Promise.withResolvers<void>();
   const guard = new FenceGuard({ fence, supervisor, ledger, log, table, signal: background.signal });
   const watched = [
-    followEngine(engine, {
-      watch: new EngineWatch({ engine, ledger, table, log }),
-      cleanAgain,
-      signal: background.signal,
-    }),
+    followEngine(engine, new EngineWatch({ engine, ledger, table, cleanAgain, log }), background.signal),
     guard.run(),
     traffic.run(background.signal),
     keepRetention({
@@ -449,12 +445,6 @@ function cleanerOf(options: {
   };
 }
 
-async function followEngine(
-  engine: DockerEngine,
-  parts: { readonly watch: EngineWatch; readonly cleanAgain: CleanAgain; readonly signal: AbortSignal },
-): Promise<void> {
-  for await (const event of engine.events(parts.signal)) {
-    parts.watch.onEvent(event);
-    if (event.kind === 'reconnected') parts.cleanAgain.engineBack();
-  }
+async function followEngine(engine: DockerEngine, watch: EngineWatch, signal: AbortSignal): Promise<void> {
+  for await (const event of engine.events(signal)) watch.onEvent(event);
 }

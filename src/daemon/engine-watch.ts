@@ -5,6 +5,7 @@ import type { Log } from '../core/ports/log.ts';
 import type { Ledger } from '../core/ports/record.ts';
 import { networkName } from '../run/plan.ts';
 import { containerIdOf } from '../run/state.ts';
+import type { CleanAgain } from './clean-again.ts';
 import type { RunEntry, RunTable } from './run-table.ts';
 
 const DETACHED_MS = 500;
@@ -14,6 +15,7 @@ export type EngineWatchParts = {
   readonly engine: Engine;
   readonly ledger: Ledger;
   readonly table: RunTable;
+  readonly cleanAgain: Pick<CleanAgain, 'engineBack'>;
   readonly log: Log;
 };
 
@@ -29,6 +31,7 @@ export class EngineWatch {
     if (event.kind === 'reconnected') {
       // Its own failures are logged run by run; nobody waits for it.
       void this.relist();
+      this.parts.cleanAgain.engineBack();
       return;
     }
     const entry = this.parts.table.alive().find(({ driver }) => containerIdOf(driver.state) === event.containerId);

@@ -175,7 +175,13 @@ export class SimulatedDaemon {
         bootId,
       },
     );
-    this.watch = new EngineWatch({ engine, ledger, table, log: SILENT });
+    this.watch = new EngineWatch({
+      engine,
+      ledger,
+      table,
+      cleanAgain: { engineBack: () => undefined },
+      log: SILENT,
+    });
     this.followEngine();
   }
 
