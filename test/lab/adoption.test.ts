@@ -31,11 +31,10 @@ async function untilOver(run: RunDetail): Promise<void> {
 }
 
 test('a run goes on, is read back again, and keeps what it had used', async () => {
-  const { runId } = await world.launch({
+  const { runId } = await world.start({
     name: 'goes-on',
     command: PYTHON('import time\nwhile time.process_time() < 0.5: pass\ntime.sleep(60)'),
   });
-  await world.running(runId);
   const used = await until(
     'it has used CPU time',
     async () => {
@@ -66,12 +65,11 @@ test('a run goes on, is read back again, and keeps what it had used', async () =
 });
 
 test('wall time counts from the start of the run, the gap included', async () => {
-  const { runId } = await world.launch({
+  const { runId } = await world.start({
     name: 'wall-goes-on',
     command: SHELL('exec sleep 60'),
     budget: { wall: '6s' },
   });
-  await world.running(runId);
   await world.daemon.crash();
   await world.daemon.start();
   const { outcome } = await world.wait(runId);
@@ -81,13 +79,13 @@ test('wall time counts from the start of the run, the gap included', async () =>
 });
 
 test('a budget that is used up while nobody is there is a kill then, and an incident later', async () => {
-  const { runId } = await world.launch({
+  const run = await world.start({
     name: 'burns-alone',
     command: SHELL('sleep 3; while :; do :; done'),
     budget: { cpu: '1s' },
     on: { quarantine: true },
   });
-  const run = await world.running(runId);
+  const { runId } = run;
   const alertsBefore = world.receiver.deliveries.length;
   await world.daemon.crash();
   await untilOver(run);
@@ -106,8 +104,8 @@ test('a budget that is used up while nobody is there is a kill then, and an inci
 });
 
 test('an agent that ends while nobody is there keeps its exit code', async () => {
-  const { runId } = await world.launch({ name: 'ends-alone', command: SHELL('sleep 3; exit 7') });
-  const run = await world.running(runId);
+  const run = await world.start({ name: 'ends-alone', command: SHELL('sleep 3; exit 7') });
+  const { runId } = run;
   await world.daemon.crash();
   await untilOver(run);
   await world.daemon.start();
@@ -138,8 +136,7 @@ test('supervisor.lost: kill is honoured without a daemon, and not before its tim
 });
 
 test('a run that cannot be taken over has an outcome for whoever asks the next daemon', async () => {
-  const { runId } = await world.launch({ name: 'taken-away', command: SHELL('exec sleep 60') });
-  const { containerId } = await world.running(runId);
+  const { runId, containerId } = await world.start({ name: 'taken-away', command: SHELL('exec sleep 60') });
   await world.daemon.crash();
   await command('docker', ['--host', `unix://${lab.dockerSocket}`, 'rm', '--force', containerId ?? '']);
   await world.daemon.start();
@@ -167,14 +164,13 @@ time.sleep(600)
 test('in the gap a name that was learned leads on, and neither a new name nor an address does', async () => {
   const folder = mkdtempSync(join(lab.scratch, 'gap-'));
   chmodSync(folder, 0o755);
-  const { runId } = await world.launch({
+  const { runId, containerId } = await world.start({
     name: 'in-the-gap',
     command: DIALLER,
     egress: { allow: ['docs.example.test:9999', 'llm.example.test:9999'] },
     budget: { wall: '10m', denials: '1000/1m' },
     more: { mounts: [{ host: folder, path: '/signs', mode: 'ro' }] },
   });
-  const { containerId } = await world.running(runId);
   const said = async (): Promise<string> => await docker('logs', containerId ?? '');
   const untilSaid = (line: RegExp): Promise<RegExpExecArray> =>
     until(`the agent said ${line.source}`, async () => line.exec(await said()), { deadlineMs: 60_000 });

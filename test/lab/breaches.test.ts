@@ -324,8 +324,7 @@ test('by hand: stop asks and waits, kill does not', async () => {
   expect(stopped.outcome).toMatchObject({ reason: 'stopped', exitCode: 3, signal: 'SIGTERM', incidentId: null });
   expect(await remainsOf(asked)).toEqual([]);
 
-  const forced = await supervised.launch({ name: 'by-hand-kill', command: loop('') });
-  await supervised.running(forced.runId);
+  const forced = await supervised.start({ name: 'by-hand-kill', command: loop('') });
   await supervised.ringfence('kill', forced.runId);
   const killed = await supervised.wait(forced.runId);
   expect(killed).toMatchObject({ exitCode: 124, outcome: { reason: 'killed', signal: 'SIGKILL', incidentId: null } });

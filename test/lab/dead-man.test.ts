@@ -35,7 +35,7 @@ async function twoRuns(): Promise<{ readonly lost: RunDetail; readonly kept: Run
 
 async function untilKilled({ lost, kept }: Awaited<ReturnType<typeof twoRuns>>): Promise<void> {
   const sinceMs = performance.now();
-  await untilDead(lost);
+  await untilDead(lost, { deadlineMs: DEADLINE_MS });
   expect(performance.now() - sinceMs).toBeGreaterThan(FOR_MS - 500);
   expect(isAlive(kept)).toBe(true);
 }

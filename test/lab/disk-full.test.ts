@@ -22,8 +22,7 @@ test(
   { timeout: 150_000 },
   async () => {
     const { daemon } = supervised;
-    const bounded = await supervised.launch({ name: 'bounded', command: SHELL('sleep 60'), budget: { wall: '25s' } });
-    await supervised.running(bounded.runId);
+    const bounded = await supervised.start({ name: 'bounded', command: SHELL('sleep 60'), budget: { wall: '25s' } });
     expect(await isWritable()).toBe(true);
 
     const filler = join(daemon.state, 'filler');

@@ -50,8 +50,7 @@ test(
   async () => {
     chmodSync(dirname(world.daemon.socket), 0o755);
     const filesBefore = filesOf(world.daemon.pid);
-    const burning = await world.launch(burner.draft('burning'));
-    await world.running(burning.runId);
+    const burning = await world.start(burner.draft('burning'));
     const identity = [`--reuid=${STRANGER}`, `--regid=${GROUP.id}`, '--clear-groups'];
     const flood = spawn('setpriv', [...identity, process.execPath, '-e', HOSTILE, world.daemon.socket], {
       stdio: ['ignore', 'pipe', 'inherit'],

@@ -66,8 +66,7 @@ test('the first incident of an agent calls, and one of long ago does not', async
 
 test('what is scraped while an agent runs and after one breached is sound, on the socket and on the port', async () => {
   await supervised.run({ name: 'breached', command: SHELL('sleep 20'), budget: { wall: '1s' } });
-  const alive = await supervised.launch({ name: 'alive', command: SHELL('sleep 60'), budget: { cpu: '20s' } });
-  await supervised.running(alive.runId);
+  const alive = await supervised.start({ name: 'alive', command: SHELL('sleep 60'), budget: { cpu: '20s' } });
   await supervised.ringfence('ledger', 'checkpoint');
   await until('the incident is counted', async () => (await bySocket()).includes('ringfence_incidents_total{'), {
     deadlineMs: FACT_MS_MAX,

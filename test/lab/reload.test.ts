@@ -107,13 +107,13 @@ test('a reload that cannot be made whole changes nothing, and says where it cann
 
 test('the next daemon holds the run to the changed profile', async () => {
   const knock = (address: string): string => `echo x | nc -n -w 1 ${address} 9999`;
-  const { runId } = await world.launch({
+  const run = await world.start({
     name: 'changed-and-adopted',
     command: SHELL(`while :; do ${knock(LLM)}; ${knock(DOCS)}; sleep 0.2; done`),
     egress: { allow: [`${LLM}/32:9999`, `${DOCS}/32:9999`] },
     ...LENIENT,
   });
-  const run = await world.running(runId);
+  const { runId } = run;
   const before = await mark();
   await until(
     'both are reached',
@@ -136,8 +136,8 @@ test('the next daemon holds the run to the changed profile', async () => {
 });
 
 test('a budget that is used up already when it is tightened ends the run', async () => {
-  const { runId } = await world.launch({ name: 'less-time', command: SHELL('exec sleep 60'), budget: { wall: '50s' } });
-  const run = await world.running(runId);
+  const run = await world.start({ name: 'less-time', command: SHELL('exec sleep 60'), budget: { wall: '50s' } });
+  const { runId } = run;
   await until('a second is over', async () => (await inspect(runId)).usage.wallMs > 1_000, DEADLINE);
   edit(run.profilePath, (profile) => (profile['budget'] = { ...profile['budget'], wall: '1s' }));
   const { profileDigest } = await reload(run.profilePath);

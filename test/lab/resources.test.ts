@@ -176,8 +176,7 @@ for _ in range(3600): print('x' * 16000)
 print('done', flush=True)
 time.sleep(20)
 `);
-  const { runId } = await supervised.launch({ name: 'log-flood', command: flood });
-  const { containerId } = await supervised.running(runId);
+  const { runId, containerId } = await supervised.start({ name: 'log-flood', command: flood });
   const path = await docker('inspect', '--format', '{{.LogPath}}', containerId ?? '');
   const logs = (): number =>
     readdirSync(dirname(path))

@@ -1,13 +1,12 @@
-import type { ChildProcess } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { createServer, type AddressInfo, type Server } from 'node:net';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
 import type { Denial } from '../../src/core/outcome.ts';
+import { useShells, type AgentShell } from '../support/agent-shell.ts';
 import { dnsQueriesSeen, docker, lab, mark, observed, packetsArrived, type Mark } from '../support/lab.ts';
-import { PYTHON, SHELL, useSupervised } from '../support/supervised.ts';
+import { PYTHON, useSupervised } from '../support/supervised.ts';
 import { until } from '../support/until.ts';
 
 /**
@@ -26,48 +25,8 @@ const EGRESS = {
 const LENIENT = { budget: { denials: '100000/1m' }, on: { 'budget.denials': 'warn' } };
 
 const supervised = useSupervised();
-
-/** Somebody at the shell of an agent. */
-type Shell = {
-  readonly run: RunDetail;
-  /** Types a line and gives what came back; fails when the agent does not answer any more. */
-  type(line: string): Promise<string>;
-  /** Everything that was ever said. */
-  said(): string;
-  leave(): Promise<void>;
-};
-
-const shells: Shell[] = [];
-afterEach(async () => {
-  for (const shell of shells.splice(0)) await shell.leave();
-});
-
-async function openShell(name: string): Promise<Shell> {
-  // One stream, so that an error comes before the word that its line is done.
-  const path = supervised.writeProfile({ name, command: SHELL('exec sh 2>&1'), egress: EGRESS, ...LENIENT });
-  const child: ChildProcess = supervised.daemon.spawnCli(['run', path], { stdio: 'pipe' });
-  let output = '';
-  child.stdout?.on('data', (chunk: Buffer) => (output += chunk.toString('utf8')));
-  child.stderr?.on('data', (chunk: Buffer) => (output += chunk.toString('utf8')));
-  const exit = once(child, 'exit');
-  const shell: Shell = {
-    run: await supervised.running(name),
-    type: async (line) => {
-      const from = output.length;
-      const token = randomUUID();
-      child.stdin?.write(`${line}\necho "done ${token} $?"\n`);
-      await until(`the agent has done: ${line}`, () => output.includes(`done ${token}`), { deadlineMs: SAID_MS_MAX });
-      return output.slice(from, output.indexOf(`done ${token}`));
-    },
-    said: () => output,
-    leave: async () => {
-      child.stdin?.end();
-      await exit;
-    },
-  };
-  shells.push(shell);
-  return shell;
-}
+const shellOf = useShells(supervised, { saidMsMax: SAID_MS_MAX });
+const openShell = (name: string): Promise<AgentShell> => shellOf({ name, egress: EGRESS, ...LENIENT });
 
 const walkOut = (...words: readonly string[]): string => `sh /agent/walk-out.sh ${words.join(' ')}`;
 

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { afterEach } from 'vitest';
 import type { RunDetail } from '../../src/api/service.ts';
-import type { ProfileDraft, Supervised } from './supervised.ts';
+import { SHELL, type ProfileDraft, type Supervised } from './supervised.ts';
 import { until } from './until.ts';
 
 /** Somebody at the shell of an agent. */
@@ -11,18 +11,24 @@ export type AgentShell = {
   readonly run: RunDetail;
   /** Types a line and gives what came back; fails when the agent does not answer any more. */
   readonly type: (line: string) => Promise<string>;
+  /** Everything that was ever said. */
+  readonly said: () => string;
 };
 
 const SAID_MS_MAX = 45_000;
 
-/** Opens shells of agents; each is left after its test. */
-export function useShells(supervised: Supervised): (draft: Omit<ProfileDraft, 'command'>) => Promise<AgentShell> {
+/** Opens shells of agents; each is left after its test. A line that is typed has `saidMsMax` to be done. */
+export function useShells(
+  supervised: Supervised,
+  { saidMsMax } = { saidMsMax: SAID_MS_MAX },
+): (draft: Omit<ProfileDraft, 'command'>) => Promise<AgentShell> {
   const leaving: (() => Promise<void>)[] = [];
   afterEach(async () => {
     for (const leave of leaving.splice(0)) await leave();
   });
   return async (draft) => {
-    const path = supervised.writeProfile({ ...draft, command: ['sh'] });
+    // One stream, so that an error comes before the word that its line is done.
+    const path = supervised.writeProfile({ ...draft, command: SHELL('exec sh 2>&1') });
     const child = supervised.daemon.spawnCli(['run', path], { stdio: 'pipe' });
     let output = '';
     child.stdout?.on('data', (chunk: Buffer) => (output += chunk.toString('utf8')));
@@ -41,9 +47,10 @@ export function useShells(supervised: Supervised): (draft: Omit<ProfileDraft, 'c
         const from = output.length;
         const token = randomUUID();
         child.stdin?.write(`${line}\necho "done ${token} $?"\n`);
-        await until(`the agent has done: ${line}`, () => output.includes(`done ${token}`), { deadlineMs: SAID_MS_MAX });
+        await until(`the agent has done: ${line}`, () => output.includes(`done ${token}`), { deadlineMs: saidMsMax });
         return output.slice(from, output.indexOf(`done ${token}`));
       },
+      said: () => output,
     };
   };
 }

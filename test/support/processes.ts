@@ -35,8 +35,8 @@ export function pidsOfRun(run: RunDetail): readonly number[] {
 
 export const isAlive = (run: RunDetail): boolean => pidsOfRun(run).length > 0;
 
-export async function untilDead(run: RunDetail): Promise<void> {
-  await until(`nothing of ${run.runId} (${run.profile}) runs`, () => !isAlive(run), { deadlineMs: DEAD_MS_MAX });
+export async function untilDead(run: RunDetail, { deadlineMs } = { deadlineMs: DEAD_MS_MAX }): Promise<void> {
+  await until(`nothing of ${run.runId} (${run.profile}) runs`, () => !isAlive(run), { deadlineMs });
 }
 
 function numbers(): readonly number[] {
